@@ -1,0 +1,35 @@
+"""The one entry of every process that the supervisor (or the command line, for the supervisor itself) executes.
+
+    python [-I -S] …/holdfast/process.py KIND --channel FD --boot FD [--tally FD]
+
+It runs as a file, not with -m, so that `-I -S` works: no site, no .pth files, no environment decides what is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_KINDS = {
+    "supervisor": "holdfast.supervisor.main",
+    "logger": "holdfast.telemetry.logger",
+    "ingress": "holdfast.ingress.main",
+    "zygote": "holdfast.worker.zygote",
+}
+
+
+def main() -> None:
+    """Put the package, and not its inside, on the path; hand over to the kind's own `main(arguments)`."""
+    import importlib
+    import importlib.util
+
+    home = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != home]
+    if importlib.util.find_spec("holdfast") is None:
+        sys.path.append(os.path.dirname(home))
+    kind, *arguments = sys.argv[1:]
+    sys.exit(importlib.import_module(_KINDS[kind]).main(arguments))
+
+
+if __name__ == "__main__":
+    main()

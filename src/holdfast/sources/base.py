@@ -1,0 +1,51 @@
+"""What a worker's I/O loop asks of a source: where messages come from and where their outcomes go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from holdfast.model.delivery import Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The outcome of one delivery, after the commit. `outcome` is DONE or FAILED of holdfast.model.delivery."""
+
+    seq: int
+    outcome: int
+    answer: bytes
+
+
+class Source(Protocol):
+    """One source in one worker process.
+
+    `receive` and `flush` are called by the I/O loop's thread only; `settle`, `retry` and `give_back` by any thread.
+    """
+
+    epoch: int
+    name: str  # shown as message.source
+    answers: bool  # somebody waits for the answer
+
+    def fileno(self) -> int: ...
+    def wants_write(self) -> bool: ...
+    def receive(self) -> Sequence[Delivery]:
+        """What came; empty when nothing waits; EOFError when the source has ended."""
+        ...
+
+    def flush(self) -> None:
+        """Write what could not be written at once."""
+        ...
+
+    def grant(self, messages: int) -> None:
+        """Allow so many more messages to be sent to us."""
+        ...
+
+    def settle(self, settlements: Sequence[Settlement]) -> None: ...
+    def retry(self, seq: int, delay: float, reason: str) -> None: ...
+    def give_back(self, seqs: Sequence[int]) -> None: ...
+    def close(self) -> None: ...
+
+
+OpenSource = Callable[[], Source]
