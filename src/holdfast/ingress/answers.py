@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable
 
@@ -14,20 +15,37 @@ _MORE = zmq.NOBLOCK.value | zmq.SNDMORE.value
 _LAST = zmq.NOBLOCK.value
 
 
+#: A client that has taken nothing for so long does not read. Until then a burst of answers may be longer than its limit: one
+#: commit can settle thousands of a pipelining client's messages at once.
+PATIENCE = 1.0
+
+
+class _Queue:
+    """What is parked for one client, and since when it has taken nothing."""
+
+    __slots__ = ("answers", "since")
+
+    def __init__(self) -> None:
+        self.answers: deque[tuple[Envelope, bytes]] = deque()
+        self.since = time.monotonic()
+
+
 class Answers:
     """Sends through a ROUTER with ROUTER_MANDATORY, which says of each client whether it can take more.
 
-    Bounded: at most `per_client` answers are parked for one client, and `most_bytes` bytes for all; what is beyond is dropped
-    and counted. The answers of one client stay in order.
+    Bounded: `per_client` answers are parked for a client; more only while it reads and while less than `most` are parked for
+    all clients; and in any case no more than `most_bytes` bytes. What is beyond is dropped and counted. The answers of one
+    client stay in order.
     """
 
-    def __init__(self, sock: zmq.Socket[bytes], per_client: int, most_bytes: int) -> None:
+    def __init__(self, sock: zmq.Socket[bytes], per_client: int, most: int, most_bytes: int) -> None:
         # The method of the C part: the public one checks a dozen things for each frame and costs three times as much.
         self._send = super(zmq.Socket, sock).send
         self._per_client = per_client
+        self._most = most
         self._most_bytes = most_bytes
-        self._parked: dict[bytes, deque[tuple[Envelope, bytes]]] = {}
-        self._parked_bytes = 0
+        self._queues: dict[bytes, _Queue] = {}
+        self._bytes = 0
         self.parked = 0
         self.answered = 0
         self.gone = 0
@@ -35,12 +53,11 @@ class Answers:
 
     def send(self, answers: Iterable[tuple[Envelope, bytes]]) -> None:
         """Answer each; never waits, never raises for what a client does."""
-        send = self._send
-        parked = self._parked
+        send, queues = self._send, self._queues
         sent = 0
         for envelope, answer in answers:
-            if parked and envelope[0] in parked:
-                self._park(envelope, answer)
+            if queues and envelope[0] in queues:
+                self._park(queues[envelope[0]], envelope, answer)
                 continue
             try:
                 for frame in envelope:
@@ -48,7 +65,8 @@ class Answers:
                 send(answer, _LAST)
                 sent += 1
             except zmq.Again:
-                self._park(envelope, answer)
+                queue = queues[envelope[0]] = _Queue()
+                self._park(queue, envelope, answer)
             except zmq.ZMQError as error:
                 self._lost(error)
         self.answered += sent
@@ -58,25 +76,31 @@ class Answers:
             raise error
         self.gone += 1
 
-    def _park(self, envelope: Envelope, answer: bytes) -> None:
-        queue = self._parked.setdefault(envelope[0], deque())
-        if len(queue) >= self._per_client or self._parked_bytes + len(answer) > self._most_bytes:
+    def _park(self, queue: _Queue, envelope: Envelope, answer: bytes) -> None:
+        if self._bytes + len(answer) > self._most_bytes or not self._may_park(queue):
             self.dropped += 1
-            if not queue:
-                del self._parked[envelope[0]]
             return
-        queue.append((envelope, answer))
+        queue.answers.append((envelope, answer))
         self.parked += 1
-        self._parked_bytes += len(answer)
+        self._bytes += len(answer)
+
+    def _may_park(self, queue: _Queue) -> bool:
+        if len(queue.answers) < self._per_client:
+            return True
+        return self.parked < self._most and time.monotonic() - queue.since < PATIENCE
 
     def retry(self) -> None:
         """Send what is parked to the clients that take it now."""
-        for client, queue in list(self._parked.items()):
-            while queue and self._tried(*queue[0]):
-                self.parked -= 1
-                self._parked_bytes -= len(queue.popleft()[1])
-            if not queue:
-                del self._parked[client]
+        for client, queue in list(self._queues.items()):
+            waiting = queue.answers
+            before = len(waiting)
+            while waiting and self._tried(*waiting[0]):
+                self._bytes -= len(waiting.popleft()[1])
+            self.parked -= before - len(waiting)
+            if not waiting:
+                del self._queues[client]
+            elif len(waiting) < before:
+                queue.since = time.monotonic()
 
     def _tried(self, envelope: Envelope, answer: bytes) -> bool:
         """Whether this answer need not wait any longer: it was sent, or its client has gone."""

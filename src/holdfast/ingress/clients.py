@@ -33,6 +33,7 @@ class Clients:
         self._monitor.set(zmq.RCVHWM, 0)  # else a stalled loop would block libzmq's own thread
         self._monitor.set(zmq.LINGER, 0)
         self._monitor.connect(place)
+        self.read()  # a pipe tells of what is new only once it has been found empty
 
     def __len__(self) -> int:
         return len(self._open)

@@ -19,7 +19,9 @@ class Limits:
     max_message: int = 1 << 20
     max_clients: int = 1_000
     crash_limit: int = 3
-    handshake: float = 10.0  # a peer that has not finished its greeting by then is cut
+    #: A peer that has not finished its greeting by then is cut. (Bytes that do not begin like a greeting are taken by libzmq for
+    #: one of ZMTP 1.0, which has no end: such a peer is harmless, but counts among max_clients until it leaves.)
+    handshake: float = 10.0
 
     @classmethod
     def from_packet(cls, data: Mapping[str, Any]) -> Limits:

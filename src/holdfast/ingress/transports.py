@@ -45,7 +45,7 @@ class Rep:
     def __init__(self, sock: zmq.Socket[bytes], wanted: Listen) -> None:
         self._recv = super(zmq.Socket, sock).recv
         limits = wanted.limits
-        answers = Answers(sock, limits.in_flight_per_client, limits.in_flight_bytes)
+        answers = Answers(sock, limits.in_flight_per_client, limits.in_flight, limits.in_flight_bytes)
         self.answers: Answers | None = answers
         self.answer = answers.send
         self.refused = 0
