@@ -35,7 +35,9 @@ def look_up(user: str, group: str = "") -> Identity:
         try:
             gid = grp.getgrnam(group).gr_gid
         except KeyError:
-            raise ConfigurationError(f"there is no group '{group}' on this machine", where="group", remedy="create it or name another") from None
+            raise ConfigurationError(
+                f"there is no group '{group}' on this machine", where="group", remedy="create it or name another"
+            ) from None
     return Identity(user, entry.pw_uid, gid, tuple(sorted(os.getgrouplist(user, gid))), entry.pw_dir)
 
 
