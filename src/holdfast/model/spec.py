@@ -62,7 +62,7 @@ class WorkerSpec:
         return cls(**{**data, "options": JobOptions(**options)})
 
 
-def guarantee(declaration: Declaration, options: JobOptions) -> Guarantee:
+def guarantee(options: JobOptions) -> Guarantee:
     """Which of the three guarantees holds for this job; nothing claims more.
 
     Brokerless answering sources always have delivery ids, so a store with an inbox gives exactly-once for the life of the
