@@ -48,6 +48,7 @@ class WorkerSpec:
     stop_timeout: float
     settings_path: str = ""  # tells the format by its ending
     settings_text: str | None = None
+    epoch: int = 0  # of the ingress that the data channel belongs to
 
     def to_json(self) -> dict[str, Any]:
         data = {f.name: getattr(self, f.name) for f in fields(self)}
