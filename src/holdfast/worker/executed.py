@@ -6,6 +6,7 @@ It imports the application itself, so it runs what the files hold now, not what 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
 import sys
@@ -53,6 +54,7 @@ def main(arguments: list[str]) -> NoReturn:
     prctl(PR_SET_NAME, f"hf:{spec.id.partition('.')[0]}".encode()[:15])
     events.configure(job=spec.job, worker=spec.id)
     logs.bridge()
+    faulthandler.enable(2)
     try:
         application = load(boot["app"], boot["directory"])
         if spec.cls not in application.classes:

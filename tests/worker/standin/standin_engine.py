@@ -32,7 +32,8 @@ class Engine:
         now = self.context.monotonic_ns()
         self.context.board.begin(delivery.seq, now, now + int(self.spec.options.timeout * 1e9))
         try:
-            outcome, answer = DONE, self.job.handle(Message(delivery.body)) or b"TRUE"
+            answer = self.job.handle(Message(delivery.body))
+            outcome, answer = DONE, answer if isinstance(answer, bytes) else answer.encode()
         except BaseException as error:
             outcome, answer = FAILED, repr(error).encode()
         self.context.board.end()
