@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import random
 import signal
@@ -28,6 +29,7 @@ def become_clean(log_fd: int) -> None:
     os.dup2(log_fd, 1)
     os.dup2(log_fd, 2)
     os.close(log_fd)
+    faulthandler.enable(2)  # ABRT and SEGV show every thread's stack
     _reseed()
 
 
