@@ -17,7 +17,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-LEVELS = ("debug", "info", "warning", "error")
+from holdfast.model.loglines import LEVELS
+
 LIMIT = 32768
 _ATOMIC = select.PIPE_BUF  # a pipe that polls writable takes this much whole and at once
 _MARK = " […] "
@@ -90,10 +91,10 @@ def _room(fd: int) -> int:
     if any(state != select.POLLOUT for _, state in poll.poll(0) or [(fd, 0)]):
         return 0
     try:
-        size: int = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+        size = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
     except OSError:  # a file, a terminal
         return LIMIT
-    (waiting,) = _INT.unpack(fcntl.ioctl(fd, termios.FIONREAD, bytes(_INT.size)))
+    waiting: int = _INT.unpack(fcntl.ioctl(fd, termios.FIONREAD, bytes(_INT.size)))[0]
     return max(_ATOMIC, size - 2 * waiting - 2 * _ATOMIC)
 
 
