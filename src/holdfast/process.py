@@ -15,6 +15,7 @@ _KINDS = {
     "logger": "holdfast.telemetry.logger",
     "ingress": "holdfast.ingress.main",
     "zygote": "holdfast.worker.zygote",
+    "worker": "holdfast.worker.executed",
 }
 
 

@@ -51,11 +51,11 @@ def bucket(latency_ns: int) -> int:
 
 
 def bucket_ms(index: int) -> float:
-    """The upper bound of a bucket, in milliseconds."""
+    """The upper bound of a bucket, in milliseconds. One unit cannot be halved: power 0 has one bucket, not two."""
     if index == 0:
         return (1 << 14) / 1e6
     power, half = divmod(index - 1, 2)
-    return ((1 << power) * (2 if half else 1.5)) * (1 << 14) / 1e6
+    return ((1 << power) * (2 if half or power == 0 else 1.5)) * (1 << 14) / 1e6
 
 
 class BoardWriter:

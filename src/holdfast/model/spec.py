@@ -48,6 +48,7 @@ class WorkerSpec:
     stop_timeout: float
     settings_path: str = ""  # tells the format by its ending
     settings_text: str | None = None
+    epoch: int = 0  # of the ingress that the data channel belongs to
 
     def to_json(self) -> dict[str, Any]:
         data = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -61,7 +62,7 @@ class WorkerSpec:
         return cls(**{**data, "options": JobOptions(**options)})
 
 
-def guarantee(declaration: Declaration, options: JobOptions) -> Guarantee:
+def guarantee(options: JobOptions) -> Guarantee:
     """Which of the three guarantees holds for this job; nothing claims more.
 
     Brokerless answering sources always have delivery ids, so a store with an inbox gives exactly-once for the life of the

@@ -1,0 +1,66 @@
+"""What a forked child does before anything else, so that nothing of the zygote clings to it."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import random
+import signal
+import sys
+from collections.abc import Iterable
+from typing import NoReturn
+
+# Python needs these ignored, and itself starts with them so: a write to a closed pipe is an exception, not a death.
+_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
+def become_clean(log_fd: int) -> None:
+    """Own session, default signals, empty mask, standard streams of its own, random numbers of its own.
+
+    There is no PR_SET_PDEATHSIG: set before the process in between has gone it would fire at once, set later it would end a
+    worker in the middle of a commit when the supervisor dies. The end of the channel tells the same, and lets it finish.
+    """
+    os.setsid()
+    default_signals()
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(log_fd, 1)
+    os.dup2(log_fd, 2)
+    os.close(log_fd)
+    faulthandler.enable(2)  # ABRT and SEGV show every thread's stack
+    _reseed()
+
+
+def default_signals() -> None:
+    """Every signal as at the start of a Python process, none blocked; SIGINT is the default too: it ends the process."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        wanted = signal.SIG_IGN if number in _IGNORED else signal.SIG_DFL
+        if signal.getsignal(number) is not wanted:
+            with contextlib.suppress(OSError, ValueError):
+                signal.signal(number, wanted)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _reseed() -> None:
+    """Sisters forked from one zygote would draw identical numbers. Generators that the application made itself are its own affair."""
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def close_all(fds: Iterable[int]) -> None:
+    """Close what is there of these."""
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def leave(status: int) -> NoReturn:
+    """End at once, with what was printed: no atexit handler, no finalizer of objects that belong to all sisters."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(status)

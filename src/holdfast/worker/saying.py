@@ -1,0 +1,31 @@
+"""Words to the supervisor that must not get lost while it is busy."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Sequence
+
+from holdfast.linux.channel import Channel, Packet, to_memfd
+from holdfast.worker.trace import reason_of, trace_of
+
+_PATIENCE_MS = 10_000
+
+
+def say(channel: Channel, packet: Packet, fds: Sequence[int] = ()) -> bool:
+    """Send, waiting while the supervisor's queue is full; False when it has gone, or reads nothing for ten seconds."""
+    if channel.send(packet, fds):
+        return True
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLOUT)
+    for _fd, event in poll.poll(_PATIENCE_MS):
+        return not event & (select.POLLHUP | select.POLLERR) and channel.send(packet, fds)
+    return False
+
+
+def say_failed(channel: Channel, error: BaseException, exit_status: int, during: str = "") -> None:
+    """Say why this process cannot do its work; the traceback travels in a memfd."""
+    reason = f"{during}: {reason_of(error)}" if during else reason_of(error)
+    fd = to_memfd("trace", trace_of(error).encode(errors="backslashreplace"))
+    say(channel, {"say": "failed", "reason": reason[:4000], "exit": exit_status}, [fd])
+    os.close(fd)
