@@ -14,7 +14,7 @@ from types import CodeType, ModuleType
 from holdfast.errors import AppError
 from holdfast.model.declaration import declare, imported_by, jobs_of
 from holdfast.model.job import Job
-from holdfast.model.spec import Declaration
+from holdfast.model.spec import Declaration, Work
 
 # Native thread pools of numerical libraries would start at import, and do not survive a fork.
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -27,6 +27,10 @@ class Application:
     classes: Mapping[str, type[Job]]
     declarations: list[Declaration]
     default: list[str]
+
+    def work_of(self, cls: type[Job]) -> Work:
+        """Which of its methods is the work."""
+        return next(declaration.work for declaration in self.declarations if declaration.cls == cls.__name__)
 
 
 def load(app: str, directory: str) -> Application:
@@ -43,7 +47,7 @@ def load(app: str, directory: str) -> Application:
 def _declared() -> list[type[Job]]:
     """What the application has passed to `Daemon(...)` while it was imported."""
     daemon = getattr(sys.modules.get("holdfast.app"), "Daemon", None)
-    return list(getattr(daemon, "declared", ()))
+    return [job for made in getattr(daemon, "declared", ()) for job in made.jobs]
 
 
 def _import_dotted(name: str, directory: str) -> ModuleType:

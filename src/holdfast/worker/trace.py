@@ -14,6 +14,8 @@ def trace_of(error: BaseException) -> str:
     """The traceback as text, with the frames of Holdfast and of the import machinery left out."""
     if isinstance(error, AppError) and error.trace:
         return error.trace
+    if isinstance(error, HoldfastError) and not _user_frames(error):
+        return trace_of(error.__cause__) if error.__cause__ is not None else ""  # its message says it all
     told = traceback.TracebackException.from_exception(error)
     _trim(told)
     return "".join(told.format())
@@ -25,12 +27,16 @@ def reason_of(error: BaseException) -> str:
         return " ".join(str(error).split())
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_shown(error.filename)}:{error.lineno}: {type(error).__name__}: {error.msg}"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
+    frames = _user_frames(error)
     place = f"{_shown(frames[-1].filename)}:{frames[-1].lineno}: " if frames else ""
     if isinstance(error, SystemExit):
         return f"{place}the application called sys.exit({error.code!r})"
     first = next(iter(str(error).splitlines()), "")
     return f"{place}{type(error).__name__}{': ' if first else ''}{first}"
+
+
+def _user_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
 
 
 def _is_ours(filename: str) -> bool:
@@ -45,7 +51,9 @@ def _shown(filename: str) -> str:
 
 def _trim(told: traceback.TracebackException) -> None:
     kept = [frame for frame in told.stack if not _is_ours(frame.filename)]
-    told.stack = traceback.StackSummary.from_list(kept or list(told.stack))
+    in_a_file = told.exc_type is not None and issubclass(told.exc_type, SyntaxError)
+    if kept or in_a_file:  # else it is our own bug, and the frames are all that tells
+        told.stack = traceback.StackSummary.from_list(kept)
     for other in (told.__cause__, told.__context__, *(getattr(told, "exceptions", None) or ())):
         if other is not None:
             _trim(other)

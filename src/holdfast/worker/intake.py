@@ -1,0 +1,108 @@
+"""The messages of one process that wait for a handler thread, and the threads that wait for messages."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from holdfast.model.delivery import Delivery
+from holdfast.model.share import share
+
+#: What `take` returns when a thread is to look for dead letters that are marked for another try.
+LETTERS: Sequence[Delivery] = ()
+
+
+class Intake:
+    """Filled by the I/O loop, emptied by the handler threads, each taking its share. Safe from any thread."""
+
+    def __init__(self, batch: int, *, linger: float = 0.0, one_writer: bool = False) -> None:
+        self._batch = batch
+        self._linger = linger
+        self._one_writer = one_writer
+        self._waiting: deque[Delivery] = deque()
+        self._changed = threading.Condition()
+        self._idle = 0
+        self._letters = False
+        self._paused = False
+        self._draining = False
+
+    def put(self, deliveries: Sequence[Delivery]) -> None:
+        """Let these wait for a thread."""
+        with self._changed:
+            self._waiting.extend(deliveries)
+            self._changed.notify(1 if self._one_writer else len(deliveries))
+
+    def take(self) -> Sequence[Delivery] | None:
+        """Wait for work: this thread's share of what waits; LETTERS (empty); None when the process drains."""
+        with self._changed:
+            self._idle += 1
+            try:
+                return self._await()
+            finally:
+                self._idle -= 1
+
+    def ask_for_letters(self) -> None:
+        """Have one thread look for letters."""
+        with self._changed:
+            self._letters = True
+            self._changed.notify()
+
+    def pause(self) -> None:
+        """Give nothing out until `resume`."""
+        with self._changed:
+            self._paused = True
+
+    def resume(self) -> None:
+        with self._changed:
+            self._paused = False
+            self._changed.notify_all()
+
+    def empty(self) -> list[Delivery]:
+        """Take back all that waits."""
+        with self._changed:
+            taken = list(self._waiting)
+            self._waiting.clear()
+            return taken
+
+    def drain(self) -> list[Delivery]:
+        """Send every thread home after what it has begun; returns what was not begun."""
+        with self._changed:
+            self._draining = True
+            self._changed.notify_all()
+        return self.empty()
+
+    def busy(self, threads: int) -> bool:
+        """Whether anything waits, or one of so many threads is away from here."""
+        with self._changed:
+            return bool(self._waiting) or self._idle < threads
+
+    def _await(self) -> Sequence[Delivery] | None:
+        while not self._draining:
+            if not self._paused:
+                if self._waiting:
+                    self._wait_for_more()
+                if self._waiting and not self._paused and not self._draining:
+                    return self._share()
+                if self._letters:
+                    self._letters = False
+                    return LETTERS
+            self._changed.wait()
+        return None
+
+    def _wait_for_more(self) -> None:
+        """Linger for a fuller batch."""
+        until = time.monotonic() + self._linger if self._linger else 0.0
+        while until and 0 < len(self._waiting) < self._batch and not self._draining:
+            left = until - time.monotonic()
+            if left <= 0 or not self._changed.wait(left):
+                return
+
+    def _share(self) -> list[Delivery]:
+        number = share(len(self._waiting), self._idle, self._batch, self._one_writer)
+        taken = [self._waiting.popleft() for _ in range(number)]
+        if self._waiting:
+            # Whoever was told of these may have found nothing, or only a part; idle threads must not sleep beside waiting messages.
+            self._changed.notify()
+        return taken
