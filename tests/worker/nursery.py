@@ -162,7 +162,7 @@ class Nursery:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **self.environment},
+                env={**os.environ, "PYTHONUNBUFFERED": "", "PYTHONPATH": os.pathsep.join(paths), **self.environment},
             )
         theirs.close()
         os.close(boot_fd)
