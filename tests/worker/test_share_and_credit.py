@@ -12,7 +12,14 @@ COUNT = st.integers(1, 2000)
 
 @pytest.mark.parametrize(
     ("waiting", "idle", "batch", "one_writer", "taken"),
-    [(60, 8, 500, False, 8), (60, 8, 500, True, 60), (1, 8, 500, False, 1), (900, 1, 500, False, 500), (900, 3, 100, True, 100), (7, 2, 9, False, 4)],
+    [
+        (60, 8, 500, False, 8),
+        (60, 8, 500, True, 60),
+        (1, 8, 500, False, 1),
+        (900, 1, 500, False, 500),
+        (900, 3, 100, True, 100),
+        (7, 2, 9, False, 4),
+    ],
 )
 def test_a_share(waiting: int, idle: int, batch: int, one_writer: bool, taken: int) -> None:
     assert share(waiting, idle, batch, one_writer) == taken
@@ -29,7 +36,9 @@ def test_idle_threads_together_leave_nothing_waiting_that_fits(waiting: int, idl
     assert left == max(0, waiting - idle * batch) or (one_writer and left == 0)
 
 
-@given(st.integers(1, 50), st.integers(1, 9), st.lists(st.tuples(st.sampled_from(["receive", "release", "shut", "open"]), st.integers(1, 100))))
+@given(
+    st.integers(1, 50), st.integers(1, 9), st.lists(st.tuples(st.sampled_from(["receive", "release", "shut", "open"]), st.integers(1, 100)))
+)
 def test_credit_is_never_exceeded_and_never_withheld(batch: int, threads: int, steps: list[tuple[str, int]]) -> None:
     credit = Credit(batch * (threads + 1), batch)
     for what, number in steps:

@@ -36,7 +36,6 @@ from holdfast.worker.threads import Crew, Surroundings, unavailable
 from holdfast.worker.trace import reason_of, trace_of
 from holdfast.worker.wakeup import WakeUp
 
-
 # The interpreter lets a busy thread keep the lock for 5 ms while another waits. Measured with one busy handler thread beside the
 # I/O loop, 64 messages in flight: p99 4.3 ms at 5 ms, 2.5 at 1, 1.4 at 0.5. With 8 busy threads the default gave the best throughput.
 _SWITCH_SECONDS = 0.0005

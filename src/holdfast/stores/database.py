@@ -1,0 +1,87 @@
+"""`db`, as handlers get it: this batch's transaction on this thread's own connection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection
+from sqlalchemy.engine import CursorResult
+from sqlalchemy.sql import Executable
+
+from holdfast.errors import HoldfastError
+from holdfast.stores.statements import parse
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+
+class HandlersConnection:
+    """The SQLAlchemy Core connection without the ways to end its transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        if name in {"commit", "rollback", "close", "begin", "invalidate", "detach"}:
+            raise HoldfastError(
+                f"handlers do not call {name}() on db.connection", remedy="return, or raise Retry or Reject, to end the work"
+            )
+        return getattr(self._connection, name)
+
+
+class Database:
+    """Executes statements inside the transaction that is open now."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.touched = False
+        self.broken = ""  # what a handler did to the transaction
+
+    def execute(
+        self, statement: str | Executable, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
+    ) -> CursorResult[Any]:
+        """Run a statement with `:name` parameters, or any SQLAlchemy construct. A list of parameters runs it for each of them."""
+        self.touched = True
+        if not isinstance(statement, str):
+            return self._connection.execute(statement, parameters)
+        parsed = parse(statement)
+        if isinstance(parameters, Sequence):
+            return self._many(statement, parameters)
+        sql, values = parsed.bind(parameters or {})
+        return self._connection.exec_driver_sql(sql, values)
+
+    def _many(self, statement: str, rows: Sequence[Mapping[str, Any]]) -> CursorResult[Any]:
+        parsed = parse(statement)
+        if not rows:
+            raise HoldfastError("execute got an empty list of parameters", remedy="leave the call out when there is nothing to do")
+        return self._connection.exec_driver_sql(parsed.plain, [parsed.bind(row)[1] for row in rows])
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """What happens inside is undone alone when it raises; the error may be caught outside."""
+        before = self.broken
+        try:
+            with self._connection.begin_nested():
+                yield
+        except BaseException:
+            self.broken = before
+            raise
+
+    def session(self) -> Session:
+        """An ORM session joined by savepoint: its commit and rollback end that savepoint only."""
+        from sqlalchemy.orm import Session
+
+        self.touched = True
+        return Session(bind=self._connection, join_transaction_mode="create_savepoint")
+
+    def publish(self, url: str, body: bytes, *, key: str = "", headers: Mapping[str, Any] | None = None) -> None:
+        """Send a message with this transaction's commit: comes with the RabbitMQ part."""
+        raise HoldfastError(f"cannot publish to {url}: this version has no outbox yet", remedy="write to a table of your own instead")
+
+    @property
+    def connection(self) -> HandlersConnection:
+        """The SQLAlchemy Core connection of this transaction."""
+        self.touched = True
+        return HandlersConnection(self._connection)

@@ -1,0 +1,286 @@
+"""SQLite: one file, one writer at a time, and every commit on the disk (WAL, synchronous FULL)."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import event
+from sqlalchemy.pool import NullPool, StaticPool
+
+from holdfast.errors import AppError, ConfigurationError, UnavailableError
+from holdfast.stores import inbox, letters
+from holdfast.stores.base import Claim, DeadLetter, Decision, Fault
+from holdfast.stores.database import Database
+from holdfast.stores.inbox import Inbox
+from holdfast.stores.statements import split
+from holdfast.stores.turn import Turn
+
+_TRANSACTION, _SAVEPOINT = 22, 32  # action codes of sqlite3_set_authorizer
+_AWAY = ("unable to open", "disk is full", "disk i/o", "readonly", "read-only", "not a database", "malformed")
+_TRANSIENT = ("locked", "busy")
+
+
+class SqliteStore:
+    """One database, as seen by one worker process."""
+
+    scheme = "sqlite"
+    one_writer = True
+
+    def __init__(self, url: str, job: str, threads: int, timeout: float) -> None:
+        self._job = job
+        self._threads = threads
+        self._path = url.removeprefix("sqlite://").removeprefix("/")
+        if url.startswith("sqlite://") and not url.startswith("sqlite:///") and url != "sqlite://":
+            raise ConfigurationError(
+                f"'{url}' names a host; SQLite has none", where="store", remedy="write sqlite:///fee.db or sqlite:////var/lib/fee/fee.db"
+            )
+        shared = {"poolclass": NullPool} if self._path else {"poolclass": StaticPool}
+        arguments = {"check_same_thread": False, "timeout": min(timeout, 30.0), "isolation_level": None}
+        try:
+            self._turn = Turn(f"{self._path}-holdfast.lock" if self._path else "")
+        except OSError as error:
+            raise UnavailableError(
+                f"cannot write beside {os.path.abspath(self._path)}: {error.strerror}",
+                where="store",
+                remedy="make its folder, and let the user write there",
+            ) from error
+        self.engine = sqlalchemy.create_engine(f"sqlite:///{self._path}" if self._path else "sqlite://", connect_args=arguments, **shared)
+        event.listen(self.engine, "connect", _tune)
+        event.listen(self.engine, "begin", _begin_immediate)
+        event.listen(self.engine, "handle_error", _note_error)
+
+    def connect(self) -> SqliteConnection:
+        """Open one thread's connection; the database's own error when it cannot be had."""
+        return SqliteConnection(self.engine.connect(), self._turn, self._job)
+
+    def letters(self) -> SqliteLetters:
+        return SqliteLetters(self)
+
+    def install(self, schema: str, prepare: Any) -> None:
+        """Make our tables, then the job's, in one transaction."""
+        connection = self.connect()
+        transaction = connection.begin()
+        sql = ""
+        try:
+            for sql in (*inbox.TABLES, *letters.TABLES, *split(schema)):
+                transaction.db.execute(sql)
+            sql = "prepare()"
+            prepare(transaction.db)
+            transaction.commit()
+        except sqlalchemy.exc.DBAPIError as error:
+            transaction.rollback()
+            if self.fault(error) is Fault.AWAY:
+                raise UnavailableError(f"the store cannot be used: {error.orig}", where="store") from error
+            raise AppError(
+                f"the tables could not be made: {error.orig}", where="schema", remedy=f"this is the statement:\n{sql}"
+            ) from error
+        except BaseException:
+            transaction.rollback()
+            raise
+        finally:
+            connection.close()
+
+    def fault(self, error: BaseException) -> Fault:
+        """Classify by what SQLite says; what a constraint or a wrong statement says is the message's own fault."""
+        driver = getattr(error, "orig", None) or error
+        if not isinstance(driver, sqlite3.Error):
+            return Fault.MESSAGE
+        text = str(driver).lower()
+        if any(word in text for word in _AWAY):
+            return Fault.AWAY
+        return Fault.TRANSIENT if any(word in text for word in _TRANSIENT) else Fault.MESSAGE
+
+    def findings(self) -> list[str]:
+        folder = os.path.dirname(os.path.abspath(self._path)) if self._path else ""
+        found = [f"store: {folder} cannot be written"] if folder and not os.access(folder, os.W_OK) else []
+        if self._threads > 1:
+            found.append(f"threads = {self._threads}: SQLite has one writer, so more threads than one gain nothing")
+        return found
+
+    def clean(self, older_than: float, most: int) -> int:
+        gone: int = self._once(lambda core: Inbox(core, self._job).clean(older_than, most))
+        return gone
+
+    def close(self) -> None:
+        self.engine.dispose()
+        self._turn.close()
+
+    def _once(self, work: Any) -> Any:
+        """Run something in a transaction of its own."""
+        connection = self.connect()
+        transaction = connection.begin()
+        try:
+            result = work(connection.core)
+            transaction.commit()
+        except BaseException:
+            transaction.rollback()
+            raise
+        finally:
+            connection.close()
+        return result
+
+
+class SqliteConnection:
+    """One thread's connection; see `holdfast.stores.base.Connection`."""
+
+    def __init__(self, core: sqlalchemy.Connection, turn: Turn, job: str) -> None:
+        self.core = core
+        self._turn = turn
+        self._inbox = Inbox(core, job)
+        self._open: SqliteTransaction | None = None
+        self.driver: sqlite3.Connection = core.connection.driver_connection  # type: ignore[assignment]
+        self.driver.set_authorizer(self._authorize)
+        core.info["holdfast"] = self
+
+    def begin(self) -> SqliteTransaction:
+        self._turn.take()
+        try:
+            self._open = SqliteTransaction(self, self._turn, self._inbox)
+        except BaseException:
+            self._turn.give()
+            raise
+        return self._open
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.rollback()
+        self.driver.set_authorizer(None)
+        self.core.info.pop("holdfast", None)
+        self.core.close()
+
+    def forget(self) -> None:
+        self._open = None
+
+    def _authorize(self, action: int, first: str | None, second: str | None, *_rest: object) -> int:
+        """Whoever asks, by whatever way: while a handler may run, only we end the transaction."""
+        if action not in (_TRANSACTION, _SAVEPOINT) or self._open is None or self._open.ending:
+            return sqlite3.SQLITE_OK
+        if action == _SAVEPOINT and (second or "").startswith("sa_savepoint"):
+            return sqlite3.SQLITE_OK
+        self._open.db.broken = f"the handler tried to {first} the transaction, which is shared"
+        return sqlite3.SQLITE_DENY
+
+    def note_error(self, error: BaseException) -> None:
+        """A statement failed: unless that leaves the handler, or a savepoint, the handler has swallowed it."""
+        if self._open is not None and not self._open.ending:
+            self._open.db.broken = self._open.db.broken or f"the handler swallowed a database error: {error}"
+
+
+class SqliteTransaction:
+    """One batch; see `holdfast.stores.base.Transaction`."""
+
+    def __init__(self, connection: SqliteConnection, turn: Turn, box: Inbox) -> None:
+        self._connection = connection
+        self._turn = turn
+        self._inbox = box
+        self._transaction = connection.core.begin()
+        self.ending = False
+        self.db = Database(connection.core)
+
+    def claim(self, claims: Sequence[Claim]) -> list[Decision]:
+        return self._inbox.claim(claims)
+
+    def release(self, claims: Sequence[Claim]) -> None:
+        self._inbox.release(claims)
+
+    def record(self, answers: Sequence[tuple[Claim, int, bytes]]) -> None:
+        self._inbox.record(answers)
+
+    def savepoint(self) -> AbstractContextManager[None]:
+        return self.db.savepoint()
+
+    def bury(self, letter: DeadLetter) -> None:
+        letters.bury(self._connection.core, letter)
+
+    def unbury(self, letter: DeadLetter) -> bool:
+        return letters.unbury(self._connection.core, letter)
+
+    def begin_message(self) -> None:
+        self.db.touched = False
+
+    def touched(self) -> bool:
+        return self.db.touched
+
+    def proof(self) -> str:
+        if self.db.broken:
+            return self.db.broken
+        if not self._connection.driver.in_transaction or not self._transaction.is_active:
+            return "the handler ended the transaction"
+        return "" if self._connection.core.get_transaction() is self._transaction else "the handler replaced the transaction"
+
+    def commit(self) -> None:
+        self._end(self._transaction.commit)
+
+    def rollback(self) -> None:
+        """Roll back; harmless when it is over already."""
+        if not self.ending:
+            self._end(self._transaction.rollback)
+
+    def _end(self, how: Any) -> None:
+        self.ending = True
+        try:
+            how()
+        finally:
+            try:
+                if self._connection.driver.in_transaction:
+                    self._connection.driver.rollback()
+            finally:
+                self._connection.forget()
+                self._turn.give()
+
+
+class SqliteLetters:
+    """Dead letters outside of a worker's transaction."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+
+    def all(self, job: str | None = None) -> list[DeadLetter]:
+        return self._select("job = ?" if job else "1 = 1", (job,) if job else (), bodies=False)
+
+    def show(self, letter_id: str) -> DeadLetter | None:
+        found = self._select("id = ?", (letter_id,), bodies=True)
+        return found[0] if found else None
+
+    def mark(self, letter_ids: Sequence[str] | None, job: str | None = None) -> int:
+        return self._change("UPDATE holdfast_dead SET state = 'retry' WHERE state = 'dead' AND ", letter_ids, job)
+
+    def drop(self, letter_ids: Sequence[str] | None, job: str | None = None) -> int:
+        gone = self._change("DELETE FROM holdfast_dead WHERE ", letter_ids, job)
+        self._store._once(
+            lambda core: core.exec_driver_sql("DELETE FROM holdfast_dead_body WHERE letter NOT IN (SELECT id FROM holdfast_dead)")
+        )
+        return gone
+
+    def marked(self, job: str, most: int) -> list[DeadLetter]:
+        return self._select("job = ? AND state = 'retry'", (job,), bodies=True)[:most]
+
+    def _select(self, where: str, values: tuple[Any, ...], *, bodies: bool) -> list[DeadLetter]:
+        found: list[DeadLetter] = self._store._once(lambda core: letters.select(core, where, values, bodies=bodies))
+        return found
+
+    def _change(self, sql: str, letter_ids: Sequence[str] | None, job: str | None) -> int:
+        count: int = self._store._once(lambda core: letters.change(core, sql, letter_ids, job))
+        return count
+
+
+def _tune(driver: sqlite3.Connection, _record: object) -> None:
+    cursor = driver.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.close()
+
+
+def _note_error(context: Any) -> None:
+    owner = context.connection.info.get("holdfast") if context.connection is not None else None
+    if owner is not None:
+        owner.note_error(context.original_exception)
+
+
+def _begin_immediate(connection: sqlalchemy.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
