@@ -65,3 +65,14 @@ def test_killed_anywhere_and_delivered_again_there_is_one_effect(nursery: Nurser
     assert sorted(item[0] for item in second.settled(2)) == [1, 2]
     drained(second)
     assert tickets(nursery) == [(1, 1), (2, 1)]
+
+
+def test_a_worker_imports_nothing_after_its_fork(nursery: Nursery) -> None:
+    """What it imported then would be whatever the disk holds by now, and would take its time."""
+    app = FEE.replace('"done " + message.text', "str(sorted(set(sys.modules) - loaded))")
+    nursery.loaded("import sys\nloaded = set(sys.modules) | {'fee'}\n" + app, preload=())
+    store = f"sqlite:///{nursery.folder}/fee.db"
+    nursery.spawn("prepare", store=store).expect("prepared")
+    ward = nursery.spawn(store=store).active()
+    ward.deliver(b"1")
+    assert ward.settled(1) == [[1, 0, b"[]"]]
