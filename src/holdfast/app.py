@@ -36,9 +36,15 @@ class Daemon:
         except HoldfastError as error:
             print(f"holdfast: {error}", file=sys.stderr)
             sys.exit(error.exit_status)
-        verb, rest = (words[0], words[1:]) if words else ("help", [])
-        name = ["--name", self.name] if self.name else []
-        os.execv(sys.executable, [sys.executable, "-m", "holdfast", verb, file, *name, *rest])
+        os.execv(sys.executable, [sys.executable, "-m", "holdfast", *_command(words, file, self.name)])
+
+
+def _command(words: Sequence[str], file: str, name: str) -> list[str]:
+    """`VERB options` as `VERB FILE options`. The name is what the class says: below what holdfast.toml says, unlike --name."""
+    if not words or words[0].startswith("-"):
+        return list(words) or ["help"]
+    declared = ["--declared-name", name] if name and words[0] != "help" else []
+    return [words[0], file, *declared, *words[1:]]
 
 
 def _app_file() -> str:

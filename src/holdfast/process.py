@@ -16,6 +16,7 @@ _KINDS = {
     "ingress": "holdfast.ingress.main",
     "zygote": "holdfast.worker.zygote",
     "worker": "holdfast.worker.executed",
+    "clerk": "holdfast.cli.clerk",
 }
 
 

@@ -92,6 +92,8 @@ def _origins(section: str, options: DaemonOptions | Any, written: Mapping[str, W
 
 def _daemon(inputs: Inputs, file: File, read_secret: ReadSecret, problems: Problems) -> tuple[DaemonOptions, dict[str, Written]]:
     written = daemon_layers(inputs, file, problems)
+    if inputs.app:
+        written.setdefault("app", Written(inputs.app, "target"))
     if inputs.declared_name:
         written.setdefault("name", Written(inputs.declared_name, "Daemon(name=…)"))
     found: dict[str, Any] = {}

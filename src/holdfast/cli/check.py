@@ -1,0 +1,113 @@
+"""`check`: everything that can be wrong, found without starting anything."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from holdfast.cli import output
+from holdfast.cli.children import clerk, configured
+from holdfast.cli.command import Call, Command
+from holdfast.cli.following import lock_path
+from holdfast.cli.preflight import Ground, examine
+from holdfast.errors import HoldfastError
+from holdfast.linux.holder import holder
+from holdfast.model.configuration import Configuration, require_runnable
+from holdfast.model.spec import guarantee
+from holdfast.model.urls import SourceAddress, StoreAddress
+from holdfast.supervisor.listeners import bind_tcp
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A daemon that could be started, and what to know before."""
+
+    ground: Ground
+    configuration: Configuration
+    warnings: list[str] = field(default_factory=list)
+
+
+def check(call: Call) -> Checked:
+    """Validate everything. HoldfastError for what would keep the daemon from starting."""
+    ground = examine(call)
+    configuration = configured(ground)
+    require_runnable(configuration)
+    if ground.options.settings:
+        clerk("settings", ground, path=ground.options.settings)
+    warnings = list(_warnings(configuration))
+    stores = [{"name": job.name, "store": job.options.store, "threads": job.options.threads} for job in configuration.jobs.values()]
+    if any(store["store"] for store in stores):
+        warnings += clerk("findings", ground, jobs=stores)
+    _check_ports(ground, configuration)
+    return Checked(ground, configuration, warnings)
+
+
+def run(arguments: argparse.Namespace, call: Call) -> int:
+    """Say what was found."""
+    checked = check(call)
+    if arguments.json:
+        output.say_json(
+            {"ok": True, "warnings": checked.warnings, "jobs": {name: _guarantee(checked, name) for name in checked.configuration.jobs}}
+        )
+        return 0
+    for warning in checked.warnings:
+        output.say(f"{output.paint('warning', 'yellow', sys.stdout)}: {warning}")
+    for name in checked.configuration.jobs:
+        output.say(f"{name}: {_guarantee(checked, name)}")
+    output.say(f"{checked.ground.options.name}: the configuration is fine")
+    return 0
+
+
+def _guarantee(checked: Checked, job: str) -> str:
+    return guarantee(checked.configuration.jobs[job].options)
+
+
+def _warnings(configuration: Configuration) -> Iterator[str]:
+    if not configuration.jobs:
+        yield "no job runs: [jobs] names none"
+    for job in configuration.jobs.values():
+        if guarantee(job.options) == "at-most-once":
+            yield f"{job.name}: what the ingress holds when the daemon stops is lost, since its clients cannot ask again"
+        if _in_memory(job.store):
+            yield f"{job.name}: sqlite:// is in memory; all is lost when its worker ends, and each worker has its own"
+        if job.store is not None and not job.store.server and job.options.processes > 1:
+            yield f"{job.name}: processes = {job.options.processes}: SQLite has one writer, so more processes than one gain nothing"
+
+
+def _in_memory(store: StoreAddress | None) -> bool:
+    return store is not None and not store.server and not store.path
+
+
+def _check_ports(ground: Ground, configuration: Configuration) -> None:
+    """UnavailableError or NoRightsError for an address that is not to be had. A daemon that runs has its own."""
+    with holder(lock_path(ground.options)) as found:
+        if found is not None:
+            return
+    for job in configuration.jobs.values():
+        if job.source is not None and _listens(job.source):
+            try:
+                bind_tcp(job.source.host, job.source.port).close()
+            except HoldfastError as error:
+                error.where = error.where or f"{job.name}.source"
+                raise
+
+
+def _listens(source: SourceAddress) -> bool:
+    return not source.connect and source.port > 0
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+COMMAND = Command(
+    name="check",
+    summary="Validate everything without starting anything.",
+    details="Read the configuration, import the app (in a process of its own, as the user it will run as), look at stores and ports.\n\n"
+    "exit status: 0 fine, 2 not, 4 no rights",
+    run=run,
+    configure=_configure,
+    statuses={1: 2, 5: 2},
+)
