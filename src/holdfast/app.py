@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 from holdfast.errors import HoldfastError, NoRightsError, UsageError
 from holdfast.model.job import Job
@@ -26,8 +26,8 @@ class Daemon:
         self.name = name
         Daemon.declared.append(self)
 
-    def main(self, argv: Sequence[str] | None = None) -> int:
-        """Run `holdfast VERB THIS_FILE …` in place of this process; returns only an exit status for what is wrong before."""
+    def main(self, argv: Sequence[str] | None = None) -> NoReturn:
+        """Run `holdfast VERB THIS_FILE …` in place of this process; never returns."""
         words = list(sys.argv[1:] if argv is None else argv)
         try:
             file = _app_file()
@@ -36,6 +36,8 @@ class Daemon:
         except HoldfastError as error:
             print(f"holdfast: {error}", file=sys.stderr)
             sys.exit(error.exit_status)
+        sys.stdout.flush()
+        sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, "-m", "holdfast", *_command(words, file, self.name)])
 
 

@@ -80,12 +80,17 @@ def _overview() -> str:
 
 def _failed(command: Command | None, error: Exception) -> int:
     if isinstance(error, PermissionError):
-        error = NoRightsError(f"{error.strerror}: {error.filename}" if error.filename else str(error))
+        error = NoRightsError(_said(error))
     elif isinstance(error, OSError):
-        error = HoldfastError(f"{error.strerror}: {error.filename}" if error.filename else str(error))
+        error = HoldfastError(_said(error))
     if not isinstance(error, HoldfastError):
         traceback.print_exception(error)
         output.note("this is a bug of holdfast; please report it with the lines above")
         return 70
     output.complain(error)
     return (command.statuses if command else {}).get(error.exit_status, error.exit_status)
+
+
+def _said(error: OSError) -> str:
+    what = error.strerror or str(error)
+    return f"{what}: {error.filename}" if error.filename else what

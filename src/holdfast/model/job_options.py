@@ -65,12 +65,12 @@ class JobBeingMade:
 def make_job(job: JobBeingMade, read_secret: ReadSecret) -> JobConfig | None:
     """The job; None when something is wrong with it, which is among the problems then."""
     found = _values(job, read_secret)
-    if found is None:
-        return None
-    source = _address(job, found["source"], "source", parse_source)
-    store = _address(job, found["store"], "store", parse_store)
-    _check_work(job, found["source"])
+    source = _address(job, found.get("source", ""), "source", parse_source)
+    store = _address(job, found.get("store", ""), "store", parse_store)
     _check_source(job, source)
+    if len(found) < len(fields(JobOptions)):
+        return None
+    _check_work(job, found["source"])
     _check_bounds(job, found)
     _check_dead_letter(job, found["dead_letter"], found["store"])
     _derive(found, job.declaration, source, store)
@@ -78,8 +78,8 @@ def make_job(job: JobBeingMade, read_secret: ReadSecret) -> JobConfig | None:
     return JobConfig(job.table.name, job.table.cls, job.declaration, options, source, store, _shown(job, options))
 
 
-def _values(job: JobBeingMade, read_secret: ReadSecret) -> dict[str, Any] | None:
-    """Option -> value; None when one of them cannot be read."""
+def _values(job: JobBeingMade, read_secret: ReadSecret) -> dict[str, Any]:
+    """Option -> value; those that cannot be read are missing."""
     result: dict[str, Any] = {}
     for option in fields(JobOptions):
         result[option.name] = option.default
@@ -87,7 +87,7 @@ def _values(job: JobBeingMade, read_secret: ReadSecret) -> dict[str, Any] | None
             del result[option.name]
             with job.problems.caught(job.where(option.name)):
                 result[option.name] = values.resolve(option, job.written[option.name], job.inputs.environ, read_secret)
-    return result if len(result) == len(fields(JobOptions)) else None
+    return result
 
 
 def _address(job: JobBeingMade, url: str, key: str, parse: Any) -> Any:
