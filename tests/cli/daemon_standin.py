@@ -1,7 +1,8 @@
 """Stands in for a supervisor: has the lock, writes its PID, listens, and answers each verb as it was told.
 
     python daemon_standin.py RUN_DIR NAME APP ANSWERS     a daemon that runs
-    python daemon_standin.py --boot FD --report FD        one that is being started: does what its boot document's flags say
+    python daemon_standin.py --boot FD --report FD        one that is being started: does what STANDIN in its boot document says
+    python daemon_standin.py --boot FD                    one in the foreground
 
 ANSWERS is JSON: verb -> list of lines to send. A verb with no answers is never answered. "stop" also ends the process, and so
 does TERM, unless "deaf" is among the answers. What it was asked is written to RUN_DIR/asked.
@@ -22,7 +23,10 @@ from holdfast.control.server import bind
 
 def main() -> None:
     if sys.argv[1] == "--boot":
-        _be_started(int(sys.argv[2]), int(sys.argv[4]))
+        if sys.argv[3:]:
+            _be_started(int(sys.argv[2]), int(sys.argv[4]))
+        print(os.getpid(), _boot(int(sys.argv[2]))["foreground"])
+        return
     run_dir, name, app, answers = sys.argv[1:]
     lock = _lock(run_dir, name, app)
     assert lock is not None
@@ -69,8 +73,13 @@ def _serve(run_dir: str, name: str, answers: dict[str, Any]) -> None:
             os._exit(0)
 
 
+def _boot(fd: int) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(os.pread(fd, os.fstat(fd).st_size, 0))
+    return document
+
+
 def _be_started(boot_fd: int, report_fd: int) -> None:
-    boot = json.loads(os.pread(boot_fd, os.fstat(boot_fd).st_size, 0))
+    boot = _boot(boot_fd)
     flags = boot["flags"]
     run_dir, name = flags["run_dir"], flags["name"]
     os.makedirs(run_dir, exist_ok=True)

@@ -202,7 +202,10 @@ WRONG_TOML = [
     ("[jobs.Fee]\nsource = 'zmq+rpe://h:1'", "holdfast.toml:2, jobs.Fee.source: unknown source scheme 'zmq+rpe'; did you mean 'zmq+rep'?"),
     ("[jobs.Fee]\nsource = ''", "Fee has no source; set source ="),
     ("[jobs.Fee]\nstore = 'mysql://h/d'", "pip install 'holdfast[mysql]'"),
-    ("[jobs.Fee]\nstore = ''\ndead_letter = 'store'", "holdfast.toml:3, jobs.Fee.dead_letter: dead_letter = \"store\", and there is no store"),
+    (
+        "[jobs.Fee]\nstore = ''\ndead_letter = 'store'",
+        'holdfast.toml:3, jobs.Fee.dead_letter: dead_letter = "store", and there is no store',
+    ),
     ("[jobs.Fee]\ndead_letter = 'amqp://h/q'", "at a broker come in a later version"),
     ("[jobs.Fee]\ndead_letter = 'somewhere'", 'write "store", "state_dir" or an amqp:// URL'),
     ("[jobs.Fee]\nmax_message = '128MiB'", "max_message is more than in_flight_bytes"),
@@ -260,7 +263,9 @@ def test_all_mistakes_of_a_pass_are_told_together() -> None:
 def test_programs_are_read_and_refused_at_the_start() -> None:
     configuration = resolved(inputs('[programs.thumbs]\ncommand = ["php", "my.php"]'))
     assert configuration.programs["thumbs"].command == ("php", "my.php")
-    with pytest.raises(ConfigurationError, match=r"holdfast.toml:1: \[programs\] are not run in this version; leave out \[programs.thumbs\]"):
+    with pytest.raises(
+        ConfigurationError, match=r"holdfast.toml:1: \[programs\] are not run in this version; leave out \[programs.thumbs\]"
+    ):
         require_runnable(configuration)
     require_runnable(resolved(inputs()))
 
@@ -325,7 +330,14 @@ def test_a_reference_that_leads_nowhere(written: str, says: str) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("store", "geheim"), ("store", "geheim://x"), ("source", "zmq+rep://geheim:x"), ("processes", "geheim"), ("dead_letter", "geheim"), ("spawn", "geheim")],
+    [
+        ("store", "geheim"),
+        ("store", "geheim://x"),
+        ("source", "zmq+rep://geheim:x"),
+        ("processes", "geheim"),
+        ("dead_letter", "geheim"),
+        ("spawn", "geheim"),
+    ],
 )
 def test_what_a_reference_stands_for_is_not_shown_when_it_is_wrong(key: str, value: str) -> None:
     text = complaint(inputs(f"[jobs.Fee]\n{key} = '${{SECRET}}'", {"SECRET": value}))

@@ -73,7 +73,13 @@ def test_what_has_no_line_has_that_of_what_is_around_it() -> None:
 
 @pytest.mark.parametrize(
     ("text", "place"),
-    [("a = 1\nb = \n", "fee.toml:2:5"), ("x", "fee.toml:1:2"), ("a = [\n1,\n", "fee.toml:3:1"), ('a = "x\n"', "fee.toml:1:7"), ("[a]\n[a]", "fee.toml:2:3")],
+    [
+        ("a = 1\nb = \n", "fee.toml:2:5"),
+        ("x", "fee.toml:1:2"),
+        ("a = [\n1,\n", "fee.toml:3:1"),
+        ('a = "x\n"', "fee.toml:1:7"),
+        ("[a]\n[a]", "fee.toml:2:3"),
+    ],
 )
 def test_what_is_no_toml_has_file_line_and_column(text: str, place: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{place}: not TOML") as caught:
@@ -94,7 +100,9 @@ def _written(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-@given(st.lists(st.tuples(KEYS, st.one_of(st.integers(), STRINGS, st.lists(STRINGS, max_size=3))), unique_by=lambda item: item[0], max_size=6))
+@given(
+    st.lists(st.tuples(KEYS, st.one_of(st.integers(), STRINGS, st.lists(STRINGS, max_size=3))), unique_by=lambda item: item[0], max_size=6)
+)
 def test_one_statement_a_line_has_that_line(items: list[tuple[str, object]]) -> None:
     text = "\n".join(f"{_written(key)} = {_written(value)} # [" for key, value in items)
     assert lines(text) == {(key,): number for number, (key, _) in enumerate(items, 1)}

@@ -19,7 +19,8 @@ def test_durations(written: object, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["", "s", "5 minutes", "-1s", "1s2", "1,5s", "1e3s", "5M", "0x1s", -1, float("nan"), float("inf"), True, None, [], "9" * 5000]
+    "written",
+    ["", "s", "5 minutes", "-1s", "1s2", "1,5s", "1e3s", "5M", "0x1s", -1, float("nan"), float("inf"), True, None, [], "9" * 5000],
 )
 def test_what_is_no_duration(written: object) -> None:
     with pytest.raises(ValueError, match="a duration"):
@@ -43,7 +44,8 @@ def test_what_is_no_size(written: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "limits"), [("1s..5m", (1, 300)), ("50ms..50ms", (0.05, 0.05)), ([1, "5m"], (1, 300)), ((0, 2.5), (0, 2.5)), ("1 .. 2s", (1, 2))]
+    ("written", "limits"),
+    [("1s..5m", (1, 300)), ("50ms..50ms", (0.05, 0.05)), ([1, "5m"], (1, 300)), ((0, 2.5), (0, 2.5)), ("1 .. 2s", (1, 2))],
 )
 def test_ranges(written: object, limits: tuple[float, float]) -> None:
     assert units.duration_range(written) == pytest.approx(limits)

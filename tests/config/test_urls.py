@@ -16,9 +16,15 @@ from holdfast.model.urls import SourceAddress, masked, parse_source, parse_store
         ("zmq+rep://127.0.0.1:5555", SourceAddress("rep", "tcp://127.0.0.1:5555", host="127.0.0.1", port=5555)),
         ("zmq+pull://*:1", SourceAddress("pull", "tcp://*:1", host="*", port=1)),
         ("zmq+rep://0.0.0.0:65535", SourceAddress("rep", "tcp://0.0.0.0:65535", host="0.0.0.0", port=65535)),
-        ("zmq+sub://[::1]:5557?topic=fee&topic=a%26b", SourceAddress("sub", "tcp://[::1]:5557", host="::1", port=5557, topics=("fee", "a&b"))),
+        (
+            "zmq+sub://[::1]:5557?topic=fee&topic=a%26b",
+            SourceAddress("sub", "tcp://[::1]:5557", host="::1", port=5557, topics=("fee", "a&b")),
+        ),
         ("zmq+sub://localhost:80?topic=", SourceAddress("sub", "tcp://localhost:80", host="localhost", port=80, topics=("",))),
-        ("zmq+sub://feed.example.org:6000?connect=true", SourceAddress("sub", "tcp://feed.example.org:6000", "feed.example.org", 6000, connect=True)),
+        (
+            "zmq+sub://feed.example.org:6000?connect=true",
+            SourceAddress("sub", "tcp://feed.example.org:6000", "feed.example.org", 6000, connect=True),
+        ),
         ("zmq+pull://h-1:6000?connect=false", SourceAddress("pull", "tcp://h-1:6000", "h-1", 6000)),
         ("zmq+rep:///run/fee/in.sock", SourceAddress("rep", "ipc:///run/fee/in.sock", path="/run/fee/in.sock")),
         ("zmq+rep:///run/a%20b", SourceAddress("rep", "ipc:///run/a b", path="/run/a b")),
@@ -71,7 +77,8 @@ def test_sources_that_cannot_be_used(url: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "path"), [("sqlite:///fee.db", "fee.db"), ("sqlite:////var/lib/fee.db", "/var/lib/fee.db"), ("sqlite://", ""), ("sqlite:///a/b.db", "a/b.db")]
+    ("url", "path"),
+    [("sqlite:///fee.db", "fee.db"), ("sqlite:////var/lib/fee.db", "/var/lib/fee.db"), ("sqlite://", ""), ("sqlite:///a/b.db", "a/b.db")],
 )
 def test_stores(url: str, path: str) -> None:
     assert (parse_store(url).scheme, parse_store(url).path, parse_store(url).server) == ("sqlite", path, False)
@@ -115,7 +122,9 @@ def test_passwords_are_masked(text: str, shown: str) -> None:
     assert masked(text) == shown
 
 
-@given(st.text(st.characters(codec="utf-8", exclude_characters=" \t\r\n\v\f\x1c\x1d\x1e\x1f\x85\xa0", exclude_categories=["Z"]), min_size=6))
+@given(
+    st.text(st.characters(codec="utf-8", exclude_characters=" \t\r\n\v\f\x1c\x1d\x1e\x1f\x85\xa0", exclude_categories=["Z"]), min_size=6)
+)
 def test_no_password_is_ever_shown(password: str) -> None:
     shown = masked(f"mysql://www:{password}@db.example.org/fee")
     assert shown == "mysql://www:***@db.example.org/fee"
