@@ -174,7 +174,14 @@ class World:
     """One database file, one source, and one engine at a time."""
 
     def __init__(
-        self, folder: Path, job: type[Job], *, stored: bool = True, answers: bool = True, plan: dict[str, list[str]] | None = None, **options: Any
+        self,
+        folder: Path,
+        job: type[Job],
+        *,
+        stored: bool = True,
+        answers: bool = True,
+        plan: dict[str, list[str]] | None = None,
+        **options: Any,
     ) -> None:
         self.path = folder / "fee.db"
         self.clock = FakeClock()
@@ -281,6 +288,9 @@ class World:
         if self.connection is not None:
             self.connection.close()
             self.store.close()
+
+
+Build = Callable[..., World]
 
 
 def raising(error: BaseException) -> Callable[[Any], None]:

@@ -1,30 +1,13 @@
 """The order of a message's life, with a real SQLite file: every message acknowledged has its effect exactly once (G3, G4)."""
 
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_world import INNOCENT, MISBEHAVE, SCHEMA, Add, ByName, InBatches, World
+from engine_world import INNOCENT, MISBEHAVE, SCHEMA, Add, Build, ByName, InBatches, World
 
 from holdfast import Job, Message, Retry
 from holdfast.model.delivery import DONE, FAILED
-
-Build = Callable[..., World]
-
-
-@pytest.fixture
-def build(tmp_path: Path) -> Iterator[Build]:
-    worlds: list[World] = []
-
-    def make(job: type[Job] = Add, **options: Any) -> World:
-        worlds.append(World(tmp_path, job, **options))
-        return worlds[-1]
-
-    yield make
-    for world in worlds:
-        world.close()
 
 
 def test_the_answer_comes_after_the_commit(build: Build) -> None:
@@ -37,9 +20,7 @@ def test_the_answer_comes_after_the_commit(build: Build) -> None:
     assert rows == [2]
     assert world.outcomes() == [(DONE, b"TRUE"), (DONE, b"ok b")]
     assert world.source.calls == [[1, 2]]
-    assert world.points == [
-        *("after-begin", "after-inbox", "after-handle", "after-handle", "after-record", "after-commit", "after-settle")
-    ]
+    assert world.points == [*("after-begin", "after-inbox", "after-handle", "after-handle", "after-record", "after-commit", "after-settle")]
     assert world.counters() | {"handled": 2, "batches": 1} == world.counters()
 
 

@@ -99,8 +99,6 @@ class Threads(RuleBasedStateMachine):
     def succeeds(self) -> None:
         was_open = self.breaker.opened
         assert self.breaker.succeeded() is was_open
-        was_open = self.breaker.opened
-        assert self.breaker.succeeded() is was_open
         assert not self.breaker.opened
         self.row.clear()
         self.probing = False

@@ -19,8 +19,7 @@ from holdfast.telemetry import events
 from holdfast.worker.calls import Calls, failure_of
 from holdfast.worker.engine_context import EngineContext
 from holdfast.worker.item import CLASH, digest, parse_delivery_id
-from holdfast.worker.trace import reason_of
-from holdfast.worker.weather import Undone, Weather, roll_back
+from holdfast.worker.weather import Undone, Weather, roll_back, told
 
 AT_ONCE = 50
 
@@ -76,7 +75,7 @@ class Retrial:
         try:
             return letters.marked(self._job, AT_ONCE)
         except Exception as error:
-            events.log("letters.unread", reason_of(error), level="error")
+            events.log("letters.unread", told(error), level="error")
             return ()
 
     def _try(self, letter: DeadLetter) -> None:
@@ -85,7 +84,7 @@ class Retrial:
         except HasFailed as failed:
             self._back_to_the_dead(letter, failed.failure)
         except (NotNow, Undone) as error:
-            events.log("letter.waits", reason_of(error), level="warning", letter=letter.id)
+            events.log("letter.waits", told(error), level="warning", letter=letter.id)
         else:
             if done:
                 self._context.board.count("handled")
@@ -109,7 +108,7 @@ class Retrial:
         except BaseException as error:
             roll_back(transaction)
             if isinstance(error, Exception) and not isinstance(error, HasFailed | NotNow):
-                raise NotNow(reason_of(error)) from error
+                raise NotNow(told(error)) from error
             raise
         if self._letters is not None:
             self._letters.unbury(letter)
@@ -147,7 +146,7 @@ class Retrial:
             answer = self._calls.letter(message, transaction.db)
         except BaseException as error:
             if weather.trouble(error) in WEATHER:
-                raise NotNow(reason_of(error)) from error
+                raise NotNow(told(error)) from error
             raise HasFailed(failure_of(error)) from error
         broken = transaction.proof()
         if broken:
@@ -165,7 +164,7 @@ class Retrial:
             elif self._context.connection is not None:
                 _exchange(self._context.connection, letter, again)
         except Exception as error:
-            events.log("letter.waits", reason_of(error), level="warning", letter=letter.id)
+            events.log("letter.waits", told(error), level="warning", letter=letter.id)
 
     def _claim(self, letter: DeadLetter, message: Message) -> Claim | None:
         """What it was buried under; for one that was given up before its identity was asked, that identity."""

@@ -8,7 +8,6 @@ from holdfast.model.replay import Trouble
 from holdfast.stores.base import Connection, Fault, Store, Transaction
 from holdfast.telemetry import events
 from holdfast.worker.engine_context import EngineContext
-from holdfast.worker.trace import reason_of
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 _REPLAY_WAIT = 0.02
@@ -25,7 +24,7 @@ class Undone(Exception):
         self.trouble = trouble
         self.cause = cause
         self.culprit = culprit
-        self.reason = reason or (reason_of(cause) if cause is not None else trouble.value)
+        self.reason = reason or (told(cause) if cause is not None else trouble.value)
 
 
 class Weather:
@@ -97,4 +96,10 @@ def roll_back(transaction: Transaction) -> None:
     try:
         transaction.rollback()
     except Exception as error:
-        events.log("store.rollback-failed", reason_of(error), level="warning")
+        events.log("store.rollback-failed", told(error), level="warning")
+
+
+def told(error: BaseException) -> str:
+    """A store's error in one line; where in our own code it came up helps nobody."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
