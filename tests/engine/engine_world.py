@@ -3,7 +3,6 @@
 import sqlite3
 import threading
 from collections.abc import Callable
-from dataclasses import replace as replaced
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from holdfast.model.spec import WorkerSpec
 from holdfast.sources.base import Settlement
 from holdfast.stores import open_store
 from holdfast.stores.base import DeadLetter, Fault
+from holdfast.stores.letter_files import LetterFiles
 from holdfast.testing.clock import FakeClock
 from holdfast.worker.engine import Engine
 from holdfast.worker.engine_context import EngineContext
@@ -145,29 +145,19 @@ class Struck:
             raise Away("the answer to the commit was lost")
 
 
-class Files:
-    """Dead letters beside the store."""
+class Files(LetterFiles):
+    """Dead letters beside the store, on a disk that may be full."""
 
-    def __init__(self) -> None:
-        self.letters: dict[str, DeadLetter] = {}
-        self.broken = 0  # so many writes fail
+    broken = 0  # so many writes fail
 
     def bury(self, letter: DeadLetter) -> None:
         if self.broken:
             self.broken -= 1
             raise OSError("no space left on device")
-        letter = replaced(letter, id=letter.id or letter.message_id)
-        self.letters[letter.id] = letter
+        super().bury(letter)
 
-    def unbury(self, letter: DeadLetter) -> bool:
-        return self.letters.pop(letter.id, None) is not None
-
-    def marked(self, job: str, most: int) -> list[DeadLetter]:
-        return [letter for letter in self.letters.values() if letter.state == "retry"][:most]
-
-    def mark(self) -> None:
-        for letter in self.letters.values():
-            letter.state = "retry"
+    def whole(self) -> list[DeadLetter]:
+        return [letter for each in self.all() if (letter := self.show(each.id)) is not None]
 
 
 class World:
@@ -187,7 +177,7 @@ class World:
         self.clock = FakeClock()
         self.source = Source(self.clock, answers)
         self.job = job
-        self.files = Files()
+        self.files = Files(str(folder))
         self.paused: list[str] = []
         self.resumed = 0
         self.waits: list[float] = []
@@ -234,9 +224,13 @@ class World:
 
     def die(self) -> None:
         """The worker is gone; another one gets what it had."""
+        self.source.worker_died()
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """The worker has drained; another one takes its place."""
         if self.connection is not None:
             self.connection.close()
-        self.source.worker_died()
         self.start()
 
     def _resume(self) -> None:

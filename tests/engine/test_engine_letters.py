@@ -40,7 +40,7 @@ def test_a_death_between_letter_and_answer_makes_no_second_letter(build: Build, 
     run_through(world)
     assert world.outcomes() == [(FAILED, b"FALSE"), (DONE, b"TRUE")]
     assert world.volumes() == {"b": 2}
-    letters = list(world.files.letters.values()) if where == "state_dir" else world.letters()
+    letters = world.files.whole() if where == "state_dir" else world.letters()
     assert [letter.body for letter in letters] == [b"a,1,raise"]
 
 
@@ -118,12 +118,12 @@ def test_a_letter_retried_twice_has_one_effect(build: Build, job: type[Repaired]
     second.close()
     assert world.volumes() == {"a": 1, "b": 2}
     assert world.letters() == []
-    assert world.files.letters == {}
+    assert world.files.whole() == []
 
 
 def mark(world: World) -> None:
     world.store.letters().mark(None)
-    world.files.mark()
+    world.files.mark(None)
 
 
 def test_the_same_identity_gets_the_answer_of_the_retry(build: Build) -> None:

@@ -33,7 +33,7 @@ def test_each_message_is_settled_behind_its_handler(build: Build) -> None:
         (DONE, b"later"),
         (DONE, b"xxxxxxxxx"),
     ]
-    assert [letter.body for letter in world.files.letters.values()] == [b"bad"]
+    assert [letter.body for letter in world.files.whole()] == [b"bad"]
 
 
 def test_a_letter_that_cannot_be_written_leaves_its_message_unsettled(build: Build) -> None:
@@ -44,7 +44,7 @@ def test_a_letter_that_cannot_be_written_leaves_its_message_unsettled(build: Bui
     world.run()
     assert len(world.source.retries) == 1
     assert world.outcomes() == [(FAILED, b"FALSE")]
-    assert len(world.files.letters) == 1
+    assert len(world.files.whole()) == 1
 
 
 def test_a_drain_stops_between_messages(build: Build) -> None:
@@ -69,7 +69,7 @@ def test_halves_without_a_store(build: Build) -> None:
     world.send("a", "odd", "bad", "b")
     world.run()
     assert [outcome for outcome, _ in world.outcomes()] == [DONE, FAILED, FAILED, DONE]
-    assert sorted(letter.body for letter in world.files.letters.values()) == [b"bad", b"odd"]
+    assert sorted(letter.body for letter in world.files.whole()) == [b"bad", b"odd"]
 
 
 def test_a_doomed_message_is_not_handled(build: Build) -> None:
@@ -79,7 +79,7 @@ def test_a_doomed_message_is_not_handled(build: Build) -> None:
     world.send("b")
     world.run()
     assert Prints.seen == ["b"]
-    assert [letter.reason for letter in world.files.letters.values()] == ["killed its worker 3 times"]
+    assert [letter.reason for letter in world.files.whole()] == ["killed its worker 3 times"]
 
 
 def test_a_letter_in_a_file_is_tried_again(build: Build) -> None:
@@ -88,10 +88,10 @@ def test_a_letter_in_a_file_is_tried_again(build: Build) -> None:
     world.source.put(b"a", doom="killed its worker 3 times")
     world.send("bad")
     world.run()
-    world.files.mark()
+    world.files.mark(None)
     world.engine.retry_letters()
     assert Prints.seen == ["bad", "a", "bad"]
-    (left,) = world.files.letters.values()
+    (left,) = world.files.whole()
     assert (left.body, left.state, left.attempts) == (b"bad", "dead", 2)
     world.engine.retry_letters()
     assert len(Prints.seen) == 3

@@ -51,16 +51,16 @@ class Burial:
         transaction = self._weather.begin()
         try:
             buried = self._inside(transaction, items)
+            if buried.dead:
+                self._commit(transaction, buried)
+            else:
+                transaction.rollback()
         except Exception as error:
             roll_back(transaction)
             raise Undone(self._weather.trouble(error), error) from error
         except BaseException:
             roll_back(transaction)
             raise
-        if buried.dead:
-            self._commit(self._weather, transaction, buried)
-        else:
-            roll_back(transaction)
         return buried
 
     def _inside(self, transaction: Transaction, items: Sequence[Item]) -> Buried:
@@ -70,7 +70,7 @@ class Burial:
             if self._letters is None:
                 transaction.bury(letter)
             else:
-                self._letters.bury(letter)
+                self._write_file(letter)
         if self._inbox and buried.dead:
             transaction.record([(item.claim, FAILED, FALSE) for item in buried.dead if item.claim is not None])
         return buried
@@ -93,20 +93,26 @@ class Burial:
                 buried.clash.append(item)
         return buried
 
-    def _commit(self, weather: Weather, transaction: Transaction, buried: Buried) -> None:
+    @staticmethod
+    def _commit(transaction: Transaction, buried: Buried) -> None:
         try:
             transaction.commit()
-        except Exception as error:
+        except Exception:
             for item in buried.dead:
                 item.doubt()
-            raise Undone(weather.trouble(error), error) from error
+            raise
 
     def _write_files(self, items: Sequence[Item]) -> None:
         try:
             for item in items:
-                self._letters.bury(self.letter(item))
+                self._write_file(self.letter(item))
         except Exception as error:
             raise Undone(Trouble.REFUSED, error) from error
+
+    def _write_file(self, letter: DeadLetter) -> None:
+        """Under the delivery id: writing it again after a death makes no second letter."""
+        letter.id = letter.message_id
+        self._letters.bury(letter)
 
     def letter(self, item: Item) -> DeadLetter:
         """The message with everything needed to see why and to try it again."""

@@ -161,6 +161,7 @@ class Retrial:
         try:
             if self._letters is not None:
                 self._letters.bury(again)
+                self._letters.unbury(letter)
             elif self._context.connection is not None:
                 _exchange(self._context.connection, letter, again)
         except Exception as error:
