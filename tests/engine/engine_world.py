@@ -99,10 +99,9 @@ class Weather:
     def __init__(self, connection: Any, plan: dict[str, list[str]]) -> None:
         self._connection = connection
         self._plan = plan
-        self.seen: list[str] = []
+        self.claimed = 0
 
     def strike(self, operation: str) -> str:
-        self.seen.append(operation)
         how = (self._plan.get(operation) or ["fine"]).pop(0) if self._plan.get(operation) else "fine"
         if how in ERRORS:
             raise ERRORS[how](f"{operation} failed")
@@ -128,6 +127,7 @@ class Struck:
 
     def claim(self, claims: Any) -> Any:
         self._weather.strike("claim")
+        self._weather.claimed += len(claims)
         return self._transaction.claim(claims)
 
     def record(self, answers: Any) -> None:

@@ -190,6 +190,15 @@ def test_an_old_transaction_commits_before_the_next_message_is_begun(build: Buil
     assert world.query("SELECT count(*) FROM holdfast_inbox") == [(9,)]
 
 
+def test_no_more_is_claimed_than_there_is_time_for(build: Build) -> None:
+    world = Slow.world = build(Slow, batch_age=0.05)
+    world.send(*(f"m{n},1" for n in range(100)))
+    world.run()
+    assert world.volumes() == {f"m{n}": 1 for n in range(100)}
+    assert world.connection is not None
+    assert world.connection.claimed < 400
+
+
 class Asks(Job):
     schema = SCHEMA
 

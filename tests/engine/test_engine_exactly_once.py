@@ -56,7 +56,7 @@ DEATHS = st.lists(
 )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     hows=st.lists(st.sampled_from(HOWS), min_size=1, max_size=9),
     plan=PLAN,

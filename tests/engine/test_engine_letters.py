@@ -126,17 +126,18 @@ def mark(world: World) -> None:
     world.files.mark(None)
 
 
-def test_the_same_identity_gets_the_answer_of_the_retry(build: Build) -> None:
+@pytest.mark.parametrize(("how", "answer"), [("", b"TRUE"), (",answer", b"ok a")])
+def test_the_same_identity_gets_the_answer_of_the_retry(build: Build, how: str, answer: bytes) -> None:
     Repaired.broken = True
     world = build(Repaired)
-    world.send("a,1,answer")
+    world.send(f"a,1{how}")
     world.run()
     Repaired.broken = False
     mark(world)
     world.engine.retry_letters()
-    world.send("a,1,answer")
+    world.send(f"a,1{how}")
     world.run()
-    assert world.outcomes() == [(FAILED, b"FALSE"), (DONE, b"ok a")]
+    assert world.outcomes() == [(FAILED, b"FALSE"), (DONE, answer)]
     assert world.volumes() == {"a": 1}
 
 
