@@ -20,7 +20,9 @@ def test_the_answer_comes_after_the_commit(build: Build) -> None:
     assert rows == [2]
     assert world.outcomes() == [(DONE, b"TRUE"), (DONE, b"ok b")]
     assert world.source.calls == [[1, 2]]
-    assert world.points == [*("after-begin", "after-inbox", "after-handle", "after-handle", "after-record", "after-commit", "after-settle")]
+    assert world.points == [
+        *("after-take", "after-begin", "after-inbox", "after-handle", "after-handle", "after-record", "after-commit", "after-settle")
+    ]
     assert world.counters() | {"handled": 2, "batches": 1} == world.counters()
 
 
@@ -158,7 +160,7 @@ def test_nothing_is_begun_while_draining(build: Build) -> None:
     world.send("a,1", "b,2")
     world.run()
     assert world.source.given_back == [1, 2]
-    assert world.points == []
+    assert world.points == ["after-take"]
 
 
 def test_what_failed_just_before_a_drain_still_gets_its_dead_letter(build: Build) -> None:

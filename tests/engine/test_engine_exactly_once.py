@@ -51,9 +51,7 @@ PLAN = st.fixed_dictionaries(
         "commit": st.lists(st.sampled_from(["fine", "transient", "away", "away after", "refused"]), max_size=6),
     }
 )
-DEATHS = st.lists(
-    st.tuples(st.sampled_from([p for p in POINTS if p not in ("after-receive", "after-take")]), st.integers(1, 6)), max_size=3
-)
+DEATHS = st.lists(st.tuples(st.sampled_from([p for p in POINTS if p != "after-receive"]), st.integers(1, 6)), max_size=3)
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])

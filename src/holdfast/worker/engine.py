@@ -64,6 +64,7 @@ class Engine:
 
     def process(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Handle, commit and settle these; returns those that were not begun, because the process drains."""
+        self._context.fault("after-take")
         self._open(deliveries)
         while self._queue:
             if self._queue[0].way is Way.BURIAL:
