@@ -121,7 +121,10 @@ def test_a_child_is_clean(nursery: Nursery) -> None:
         return f"{os.getsid(0) == os.getpid()} {blocked} {default} {random.random()}".encode()
         return""",
     )
-    nursery.loaded("import signal, random\nrandom.seed(1)\nsignal.signal(signal.SIGUSR1, print)\nsignal.pthread_sigmask(signal.SIG_BLOCK, {15})\n" + text)
+    nursery.loaded(
+        "import signal, random\nrandom.seed(1)\nsignal.signal(signal.SIGUSR1, print)\nsignal.pthread_sigmask(signal.SIG_BLOCK, {15})\n"
+        + text
+    )
     wards = [nursery.spawn().active(), nursery.spawn().active()]
     answers = []
     for ward in wards:
