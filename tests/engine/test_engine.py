@@ -343,3 +343,25 @@ def _lose_commits(world: World, plan: list[str]) -> None:
 
     world.engine._context.connection = Losing()  # type: ignore[assignment]
     world.store.fault = lambda error: Fault.TRANSIENT if isinstance(error, Lost) else fault(error)  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("retried_again", [False, True])
+def test_a_dead_letter_is_tried_again_once(tmp_path: Path, retried_again: bool) -> None:
+    world = World(tmp_path, ByName)
+    MISBEHAVE["flaky"] = _raise(RuntimeError("database of the bank is down"))
+    world.send("a,1,flaky", "b,2,raise")
+    world.run()
+    assert world.volumes() == {}
+    MISBEHAVE["flaky"] = lambda _db: None
+    letters = world.store.letters()
+    assert letters.mark(None, "Add") == 2
+    for _ in range(1 + retried_again):
+        world.engine.retry_letters()
+    assert world.volumes() == {"a": 1}
+    (left,) = letters.all()
+    assert (left.state, left.attempts, left.reason) == ("dead", 2, "RuntimeError: boom")
+    world.send("a,1,flaky")
+    world.run()
+    assert world.volumes() == {"a": 1}
+    assert world.source.settled[3].answer == b"TRUE"
+    world.close()

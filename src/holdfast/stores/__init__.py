@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 _LATER = {"mysql", "mariadb", "postgresql", "postgres"}
 
 
-def open_store(url: str, job: str, *, timeout: float = 30.0) -> Store:
+def open_store(url: str, job: str, *, threads: int = 1, timeout: float = 30.0) -> Store:
     """Open the store behind a URL, for one job in this process; ConfigurationError when the scheme is not to be had.
 
-    `timeout`, in seconds, is how long a statement may wait for others.
+    `threads` is how many connections this process will open. `timeout`, in seconds, is how long a statement may wait for others.
     """
     scheme = url.partition(":")[0].partition("+")[0]
     if scheme == "sqlite":
         from holdfast.stores.sqlite import SqliteStore
 
-        return SqliteStore(url, job, timeout)
+        return SqliteStore(url, job, threads, timeout)
     if scheme in _LATER:
         raise ConfigurationError(f"{scheme}:// stores are not in this version", where="store", remedy="use sqlite:///fee.db until they are")
     near = difflib.get_close_matches(scheme, ["sqlite"], 1)

@@ -31,8 +31,9 @@ class SqliteStore:
     scheme = "sqlite"
     one_writer = True
 
-    def __init__(self, url: str, job: str, timeout: float) -> None:
+    def __init__(self, url: str, job: str, threads: int, timeout: float) -> None:
         self._job = job
+        self._threads = threads
         self._path = url.removeprefix("sqlite://").removeprefix("/")
         if url.startswith("sqlite://") and not url.startswith("sqlite:///") and url != "sqlite://":
             raise ConfigurationError(
@@ -96,7 +97,10 @@ class SqliteStore:
 
     def findings(self) -> list[str]:
         folder = os.path.dirname(os.path.abspath(self._path)) if self._path else ""
-        return [f"store: {folder} cannot be written"] if folder and not os.access(folder, os.W_OK) else []
+        found = [f"store: {folder} cannot be written"] if folder and not os.access(folder, os.W_OK) else []
+        if self._threads > 1:
+            found.append(f"threads = {self._threads}: SQLite has one writer, so more threads than one gain nothing")
+        return found
 
     def clean(self, older_than: float, most: int) -> int:
         gone: int = self._once(lambda core: Inbox(core, self._job).clean(older_than, most))

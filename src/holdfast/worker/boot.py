@@ -7,6 +7,7 @@ import dataclasses
 import mmap
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -34,6 +35,10 @@ from holdfast.worker.saying import say, say_failed
 from holdfast.worker.threads import Crew, Surroundings, unavailable
 from holdfast.worker.trace import reason_of, trace_of
 from holdfast.worker.wakeup import WakeUp
+
+# The interpreter lets a busy thread keep the lock for 5 ms while another waits. Measured with one busy handler thread beside the
+# I/O loop, 64 messages in flight: p99 4.3 ms at 5 ms, 2.5 at 1, 1.4 at 0.5. With 8 busy threads the default gave the best throughput.
+_SWITCH_SECONDS = 0.0005
 
 
 @dataclass(slots=True)
@@ -174,6 +179,8 @@ def _start_threads(boot: Boot) -> None:
     )
     crew = Crew(shared, boot.wake)
     boot.loop = Loop(LoopParts(boot.spec, boot.channel, boot.source, shared, crew, pausing, boot.wake, boot.board, boot.view))
+    if crew.size == 1:
+        sys.setswitchinterval(_SWITCH_SECONDS)
     crew.start()
 
 

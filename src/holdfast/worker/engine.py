@@ -29,6 +29,7 @@ from holdfast.worker.engine_context import EngineContext
 from holdfast.worker.item import Item, encode_answer, failure_of, make_claim, received_at
 
 MOST_REPLAYS = 5
+MOST_LETTERS = 100
 NS = 1_000_000_000
 
 
@@ -71,6 +72,91 @@ class Engine:
                 groups = deque(Group([item]) for group in groups for item in group.items)
             groups.extendleft(reversed(self._try(groups.popleft())))
         return [item.delivery for group in groups for item in group.items]
+
+    def retry_letters(self) -> None:
+        """Try the dead letters again that an operator has marked, each alone. A second time is harmless: the letter is gone then."""
+        box = self._store.letters() if self._letters_in_store else self._context.letters
+        for letter in box.marked(self._spec.job, MOST_LETTERS) if box is not None else []:
+            if self._context.draining():
+                return
+            self._retry_letter(letter)
+
+    def _retry_letter(self, letter: DeadLetter) -> None:
+        try:
+            done = self._in_store(letter) if self._context.store is not None else self._from_file(letter)
+        except BaseException as error:
+            self._context.board.end()
+            failure = failure_of(error)
+            events.log("letter.failed", failure.reason, level="warning", letter=letter.id, trace=failure.trace)
+            self._bury_again(replace(letter, reason=failure.reason, trace=failure.trace, attempts=letter.attempts + 1))
+            return
+        if done:
+            events.log("letter.done", letter=letter.id)
+
+    def _in_store(self, letter: DeadLetter) -> bool:
+        """Handle and take the letter out in one transaction; False when somebody else did."""
+        transaction = self._connection.begin()
+        try:
+            if self._letters_in_store and not transaction.unbury(letter):
+                transaction.rollback()
+                return False
+            item = self._run_letter(letter, transaction.db, transaction)
+            if letter.identity is not None and self._inbox:
+                claim = make_claim(item, 0, letter.identity)
+                transaction.release([claim])  # the row that says FAILED makes way for one that says DONE
+                transaction.claim([claim])
+                transaction.record([(claim, DONE, item.answer)])
+            transaction.commit()
+        except BaseException:
+            self._roll_back(transaction)
+            raise
+        return self._letters_in_store or bool(self._context.letters.unbury(letter))
+
+    def _from_file(self, letter: DeadLetter) -> bool:
+        self._run_letter(letter, None, None)
+        return bool(self._context.letters.unbury(letter))
+
+    def _run_letter(self, letter: DeadLetter, db: object, transaction: Transaction | None) -> Item:
+        now = self._context.monotonic_ns()
+        message = Message(
+            letter.body,
+            id=letter.message_id,
+            headers=letter.headers,
+            attempt=letter.attempts + 1,
+            source=letter.source,
+            extend=self._extend,
+        )
+        item = Item(Delivery(0, letter.body, now), message)
+        if transaction is not None:
+            transaction.begin_message()
+        if self._batch:
+            self._context.board.begin(0, now, now + int(self._options.timeout * NS))
+            self._take_answers([item], self._call_batch([item], db))
+            self._context.board.end()
+        else:
+            self._handle(item, db, now)
+        broken = transaction.proof() if transaction is not None else ""
+        if broken or item.failure is not None:
+            raise Reject(broken or (item.failure.reason if item.failure else ""))
+        return item
+
+    def _bury_again(self, letter: DeadLetter) -> None:
+        """The letter goes back among the dead, with its new reason, under the same id."""
+        try:
+            if not self._letters_in_store:
+                self._context.letters.bury(letter)
+                self._context.letters.unbury(letter)
+                return
+            transaction = self._connection.begin()
+            try:
+                if transaction.unbury(letter):
+                    transaction.bury(letter)
+                transaction.commit()
+            except BaseException:
+                self._roll_back(transaction)
+                raise
+        except Exception as error:
+            events.log("letter.failed", f"it stays marked: {error}", level="error", letter=letter.id)
 
     def close(self) -> None:
         """Give the connection back."""

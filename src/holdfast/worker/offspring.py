@@ -16,13 +16,12 @@ _IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 def become_clean(log_fd: int) -> None:
-    """Own session, default signals, empty mask, standard streams of its own, random numbers of its own.
+    """Own session, standard streams of its own, random numbers of its own; signals are the zygote's, which has made them default.
 
     There is no PR_SET_PDEATHSIG: set before the process in between has gone it would fire at once, set later it would end a
     worker in the middle of a commit when the supervisor dies. The end of the channel tells the same, and lets it finish.
     """
     os.setsid()
-    default_signals()
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     os.dup2(null, 0)
     os.close(null)

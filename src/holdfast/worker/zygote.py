@@ -29,7 +29,7 @@ from holdfast.worker.application import Application, load
 from holdfast.worker.boot import Boot, live, preload
 from holdfast.worker.executed import execute
 from holdfast.worker.leftovers import leftovers, snapshot
-from holdfast.worker.offspring import become_clean, close_all, leave
+from holdfast.worker.offspring import become_clean, close_all, default_signals, leave
 from holdfast.worker.saying import say, say_failed
 from holdfast.worker.trace import reason_of, trace_of
 
@@ -89,6 +89,7 @@ def _load(channel: Channel, boot: Mapping[str, Any]) -> Generation:
     # What was printed so far must not be printed again by every child.
     sys.stdout.flush()
     sys.stderr.flush()
+    default_signals()
     gc.collect()
     gc.freeze()
     say(channel, {"say": "loaded", "jobs": declarations, "default": application.default})
