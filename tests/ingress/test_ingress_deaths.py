@@ -94,6 +94,7 @@ def test_what_a_dead_worker_had_settled_counts_even_if_its_end_stays_open(servin
         dealer.send(body)
     taken = first.take(4)
     os.kill(supervisor.process.pid, signal.SIGSTOP)
+    supervisor.tell("open")  # so that the ingress sees the supervisor's words first, and then the worker's
     first.settle(taken[:2], b"by W1")
     first.sock.sendall(encode(("settled", [(taken[2].seq, DONE, b"torn off")]))[:-1])
     supervisor.dead(first)
@@ -199,7 +200,7 @@ def test_a_retry_comes_again_after_its_delay(serving: tuple[Supervisor, str], cl
 
 def test_what_is_given_back_goes_to_another(serving: tuple[Supervisor, str], client: Make) -> None:
     supervisor, endpoint = serving
-    first = supervisor.attach("W1", 10)
+    first = supervisor.attach("W1", 1)
     req = client(zmq.REQ, endpoint)
     req.send(b"1")
     (delivery,) = first.take(1)

@@ -33,7 +33,8 @@ def _ini(path: str, text: str) -> Any:
         parser.read_string(text, source=path)
     except configparser.ParsingError as error:
         # Not in configparser's words, which repeat the line: it may hold a password.
-        line = error.errors[0][0] if error.errors else getattr(error, "lineno", None)
+        wrong = getattr(error, "errors", None)
+        line = wrong[0][0] if wrong else getattr(error, "lineno", None)
         raise ConfigurationError("neither a [section] nor name = value inside of one", where=_at(path, line)) from None
     except configparser.Error as error:
         raise ConfigurationError(" ".join(error.message.split()), where=_at(path, getattr(error, "lineno", None))) from error
