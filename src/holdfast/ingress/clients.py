@@ -10,29 +10,37 @@ from contextlib import suppress
 
 import zmq
 
+from holdfast.linux import door
+
 _EVENT = struct.Struct("<HI")
 _CAME = zmq.EVENT_ACCEPTED | zmq.EVENT_CONNECTED
 _names = itertools.count(1)
 
 
 class Clients:
-    """Counts the connections of one ZeroMQ socket by its monitor, and cuts what is beyond `most`.
+    """Counts the connections of one ZeroMQ socket by its monitor, and lets in no more than `most`.
 
-    libzmq has no limit of its own. A peer that is cut is accepted first, and cut before its greeting is over unless the loop
-    is busy: what such a peer may have sent by then counts as sent by a client that has gone.
+    libzmq has no limit of its own. At the limit the door of a TCP listener is shut: who connects waits, in its own kernel,
+    until somebody leaves. What slips in before the door is shut, or over a UNIX socket, is cut: usually before its greeting is
+    over; what it may have sent by then counts as sent by a client that has gone.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], sock: zmq.Socket[bytes], most: int, listener: int | None) -> None:
         self._most = most
         self._open: set[int] = set()
-        self._address = _address(listener)
+        self._listener = socket.socket(fileno=os.dup(listener)) if listener is not None else None
+        self._door = self._listener if self._listener is not None and self._listener.family != socket.AF_UNIX else None
+        self._shut = False
         self._watched = sock
         place = f"inproc://clients-{next(_names)}"
+        # ZAP could refuse a peer before its greeting is over, but with ZAP libzmq refuses all who speak ZMTP 1.0 and 2.0.
         sock.monitor(place, _CAME | zmq.EVENT_DISCONNECTED)
         self._monitor = context.socket(zmq.PAIR)
         self._monitor.set(zmq.RCVHWM, 0)  # else a stalled loop would block libzmq's own thread
         self._monitor.set(zmq.LINGER, 0)
         self._monitor.connect(place)
+        if self._door is not None:  # an ingress that died may have left it shut
+            door.open_again(self._door)
         self.read()  # a pipe tells of what is new only once it has been found empty
 
     def __len__(self) -> int:
@@ -51,25 +59,28 @@ class Clients:
         return cut
 
     def _happened(self, event: int, fd: int) -> int:
-        if not event & _CAME:
+        cut = 0
+        if event & _CAME:
+            self._open.add(fd)
+            if len(self._open) > self._most and self._listener is not None:
+                cut = _cut(fd, _own(self._listener))
+        else:
             self._open.discard(fd)
-            return 0
-        self._open.add(fd)
-        if len(self._open) <= self._most or self._address is None:
-            return 0
-        return _cut(fd, self._address)
+        self._move_door(len(self._open) >= self._most)
+        return cut
+
+    def _move_door(self, shut: bool) -> None:
+        if self._door is not None and shut != self._shut:
+            (door.shut if shut else door.open_again)(self._door)
+            self._shut = shut
 
     def close(self) -> None:
+        """The listener stays as it was found: the supervisor has it too."""
+        self._move_door(False)
+        if self._listener is not None:
+            self._listener.close()
         self._watched.disable_monitor()
         self._monitor.close(0)
-
-
-def _address(listener: int | None) -> object:
-    """What the connections of a listener have in common: the port, or the path; None without a listener."""
-    if listener is None:
-        return None
-    with socket.socket(fileno=os.dup(listener)) as ours:
-        return _own(ours)
 
 
 def _own(sock: socket.socket) -> object:

@@ -22,7 +22,7 @@ from holdfast.ingress.leased import Frame, WorkerSocket
 from holdfast.ingress.notices import Notice
 from holdfast.ingress.reactor import READ, WRITE, Reactor
 from holdfast.ingress.request import Listen
-from holdfast.ingress.sockets import open_socket
+from holdfast.ingress.sockets import begin, open_socket
 from holdfast.ingress.transports import make
 from holdfast.model import tally
 from holdfast.model.delivery import encode
@@ -57,7 +57,7 @@ class Shared:
 
 
 class Intake:
-    """Everything of one job."""
+    """Everything of one job. Takes over `listener`, unless it raises ValueError or zmq.ZMQError."""
 
     def __init__(self, wanted: Listen, listener: int | None, shared: Shared) -> None:
         self.job = wanted.job
@@ -65,8 +65,9 @@ class Intake:
         self._shared = shared
         self._reactor = reactor = shared.reactor
         limits = wanted.limits
-        self._socket = open_socket(shared.context, wanted, listener)
+        self._socket = open_socket(shared.context, wanted)
         self._clients = Clients(shared.context, self._socket, limits.max_clients, None if wanted.connect else listener)
+        self._begin(listener)
         self._transport = make(self._socket, wanted)
         self.holding = Holding(limits.in_flight, limits.in_flight_bytes, limits.crash_limit, shared.numbers)
         self._workers: dict[str, WorkerSocket] = {}
@@ -79,6 +80,14 @@ class Intake:
         self._clients_fd = self._clients.fileno()
         reactor.watch(self._fd, self._socket_changed)
         reactor.watch(self._clients_fd, self._clients_changed)
+
+    def _begin(self, listener: int | None) -> None:
+        try:
+            begin(self._socket, self.wanted, listener)
+        except BaseException:
+            self._clients.close()
+            self._socket.close(0)
+            raise
 
     def _make_notices(self) -> tuple[Notice, Notice, Notice]:
         job = self.job

@@ -93,8 +93,7 @@ class Ingress:
         job = str(packet["job"])
         try:
             wanted = effective(Listen.from_packet(packet), sum(i.wanted.limits.max_clients for i in self._intakes.values()))
-            listener = fds.pop(0) if fds else None
-            self._intakes[job] = Intake(wanted, listener, self._shared)
+            self._intakes[job] = Intake(wanted, fds[0] if fds else None, self._shared)
         except (ValueError, OSError, zmq.ZMQError) as error:
             close_all(fds)
             events.log("ingress.failed", str(error), "error", job=job)

@@ -26,26 +26,19 @@ OWN_FILES = 256
 _KEEPALIVE = ((zmq.TCP_KEEPALIVE, 1), (zmq.TCP_KEEPALIVE_IDLE, 60), (zmq.TCP_KEEPALIVE_INTVL, 15), (zmq.TCP_KEEPALIVE_CNT, 4))
 
 
-def open_socket(context: zmq.Context[zmq.Socket[bytes]], wanted: Listen, listener: int | None) -> zmq.Socket[bytes]:
-    """A socket of the wanted kind that listens on `listener`, or is connecting. It owns the descriptor from then on.
-
-    Raises ValueError or zmq.ZMQError when it cannot be had; the descriptor is closed then.
-    """
+def open_socket(context: zmq.Context[zmq.Socket[bytes]], wanted: Listen) -> zmq.Socket[bytes]:
+    """A socket of the wanted kind that does nothing yet: whoever counts its connections must be there first."""
     sock = context.socket(KINDS[wanted.transport])
-    try:
-        _bound(sock, wanted)
-        if wanted.connect:
-            sock.connect(wanted.endpoint)
-        else:
-            _listen(sock, wanted, listener)
-            listener = None
-    except BaseException:
-        sock.close(0)
-        raise
-    finally:
-        if listener is not None:
-            os.close(listener)
+    _bound(sock, wanted)
     return sock
+
+
+def begin(sock: zmq.Socket[bytes], wanted: Listen, listener: int | None) -> None:
+    """Listen on `listener`, which the socket owns from then on; or connect. ValueError or zmq.ZMQError when it cannot be."""
+    if wanted.connect:
+        sock.connect(wanted.endpoint)
+    else:
+        _listen(sock, wanted, listener)
 
 
 def _bound(sock: zmq.Socket[bytes], wanted: Listen) -> None:
@@ -63,11 +56,13 @@ def _bound(sock: zmq.Socket[bytes], wanted: Listen) -> None:
         # Without MANDATORY a ROUTER drops what a slow client does not read, and says nothing.
         sock.set(zmq.ROUTER_MANDATORY, 1)
         sock.set(zmq.SNDHWM, min(1000, limits.in_flight_per_client))
-        # ROUTER_HANDOVER stays off. With it, a second client of the same fixed identity would take the first one's place
-        # and receive its answers: `TRUE` for a message that is not the one it asked about. Without it the second waits
-        # until the first has gone (a vanished host: until TCP keepalive has found out). What is parked for an identity goes
-        # to whoever connects with it next, so a client that keeps a fixed identity across reconnects must tell answers
-        # apart itself (ZMQ_REQ_CORRELATE, or an envelope frame of its own: both are echoed).
+        # HANDOVER: the latest connection of a fixed identity has it. Without, a client that comes back before libzmq has
+        # forgotten its old connection (a vanished host, or just unread messages of it while the job is full) is ignored for
+        # ever, and the next frame it sends is taken for its identity. The price: answers, parked ones too, go to whoever has
+        # the identity now. So two clients must not share one, and a client that keeps its own across reconnects must tell
+        # answers apart (ZMQ_REQ_CORRELATE, or an envelope frame of its own: both are echoed). Those without a fixed
+        # identity, which is the default, get a new one with each connection: theirs are never mistaken.
+        sock.set(zmq.ROUTER_HANDOVER, 1)
 
 
 def _listen(sock: zmq.Socket[bytes], wanted: Listen, listener: int | None) -> None:
