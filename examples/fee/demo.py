@@ -205,8 +205,9 @@ def report(run: Run, verdict: Verdict) -> bool:
     confirmed = sum(len(outcome.confirmed) for outcome in run.outcomes)
     refused = sum(len(outcome.refused) for outcome in run.outcomes)
     unanswered = sum(len(outcome.unanswered) for outcome in run.outcomes)
+    sent = confirmed + refused + unanswered
     table: list[tuple[str, object]] = [
-        ("sent", MESSAGES),
+        ("sent", sent),
         ("answered TRUE", confirmed),
         ("answered otherwise", refused),
         ("not answered", unanswered),
@@ -223,7 +224,7 @@ def report(run: Run, verdict: Verdict) -> bool:
     say()
     for name, value in table:
         say(f"  {name:<27}{value:>12}")
-    return not (verdict.lost or verdict.doubled or refused or unanswered) and run.replaced_ms is not None
+    return sent == confirmed == MESSAGES and not (verdict.lost or verdict.doubled) and run.replaced_ms is not None
 
 
 def _share(latencies: Sequence[float], share: float) -> float | None:
