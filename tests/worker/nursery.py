@@ -90,8 +90,8 @@ class Ward(Peer):
         self.say({"do": "activate"})
         return self
 
-    def deliver(self, *bodies: bytes, first: int = 1) -> None:
-        deliveries = [Delivery(first + i, body, time.monotonic_ns()) for i, body in enumerate(bodies)]
+    def deliver(self, *bodies: bytes, first: int = 1, redelivered: bool = False) -> None:
+        deliveries = [Delivery(first + i, body, time.monotonic_ns(), redelivered=redelivered) for i, body in enumerate(bodies)]
         self.data.sendall(encode(("m", deliveries)))
 
     def frame(self) -> tuple[str, Any]:
@@ -162,7 +162,7 @@ class Nursery:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **self.environment},
+                env={**os.environ, "PYTHONUNBUFFERED": "", "PYTHONPATH": os.pathsep.join(paths), **self.environment},
             )
         theirs.close()
         os.close(boot_fd)
@@ -229,6 +229,9 @@ class Nursery:
                     os.waitpid(ward.pid, 0)
             except ChildProcessError:
                 continue
+        self.close_zygote()
+
+    def close_zygote(self) -> None:
         if self.zygote is not None:
             self.zygote.channel.close()
         if self.process is not None:

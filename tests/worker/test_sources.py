@@ -15,6 +15,7 @@ from holdfast.model.delivery import DONE, FAILED, Decoder, Delivery, encode
 from holdfast.sources.base import Settlement, Source
 from holdfast.sources.ingress import IngressSource, shown
 from holdfast.testing.source import MemorySource, source
+from holdfast.worker.credited import Credited
 
 
 class Bench(Protocol):
@@ -238,6 +239,38 @@ def test_what_the_ingress_does_not_read_is_kept_and_flushed() -> None:
         assert not source.wants_write()
         assert not source.answers
         source.close()
+
+
+def test_no_outcome_overtakes_one_that_waits() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        source = IngressSource(theirs, url="zmq+rep://x:1", epoch=1, wake=lambda: None)
+        source.settle([Settlement(1, DONE, b"x" * 3_000_000)])
+        decoder = Decoder()
+        found = list(decoder.feed(ours.recv(1 << 20)))  # there is room again, in the middle of a frame
+        source.settle([Settlement(2, DONE, b"small")])
+        while len(found) < 2:
+            source.flush()
+            found.extend(decoder.feed(ours.recv(1 << 20)))
+        assert [what[0][0] for _, what in found] == [1, 2]
+        source.close()
+
+
+def test_whatever_becomes_of_a_message_its_credit_comes_back() -> None:
+    memory = source(*[b"x"] * 9)
+    credited = Credited(memory, 3, 1)
+    assert list(credited.receive()) == []
+    credited.open()
+    first, second, third = credited.receive()
+    assert (credited.held, list(credited.receive())) == (3, [])
+    credited.settle([Settlement(first.seq, DONE, b"")])
+    credited.give_back([second.seq])
+    credited.retry(third.seq, 1.0, "")
+    assert len(credited.receive()) == 3
+    credited.shut()
+    credited.give_back([second.seq])
+    assert list(credited.receive()) == []
+    credited.close()
 
 
 def test_outcomes_after_the_death_of_the_ingress_go_nowhere() -> None:

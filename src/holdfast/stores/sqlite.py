@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import sqlalchemy
+import sqlalchemy.dialects.sqlite  # else each forked worker imports it on its first engine: 17 ms
 from sqlalchemy import event
 from sqlalchemy.pool import NullPool, StaticPool
 

@@ -232,6 +232,7 @@ def preload() -> None:
     import holdfast.model.breaker
     import holdfast.stores
     import holdfast.stores.letter_files
+    import holdfast.stores.sqlite
     import holdfast.worker.engine  # noqa: F401
 
     with contextlib.suppress(ImportError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
-import random
 import signal
 import sys
 from collections.abc import Iterable
@@ -43,8 +42,10 @@ def default_signals() -> None:
 
 
 def _reseed() -> None:
-    """Sisters forked from one zygote would draw identical numbers. Generators that the application made itself are its own affair."""
-    random.seed()
+    """Sisters forked from one zygote would draw identical numbers of numpy's; Python reseeds its own at each fork.
+
+    Generators that the application made itself are its own affair.
+    """
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()

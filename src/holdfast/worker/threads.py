@@ -137,12 +137,11 @@ class Hand:
                 _tell("teardown.failed", error)
 
     def _take_and_process(self, engine: Engine) -> None:
-        intake, source, fault = self._shared.intake, self._shared.source, self._shared.fault
+        intake, source = self._shared.intake, self._shared.source
         while (deliveries := intake.take()) is not None:
             if not deliveries:
                 engine.retry_letters()
                 continue
-            fault("after-take")
             rest = engine.process(deliveries)
             if rest and source is not None:
                 source.give_back([delivery.seq for delivery in rest])

@@ -1,0 +1,78 @@
+"""A worker with its real engine and its real store, killed and drained."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+
+import pytest
+from nursery import Nursery, Ward
+
+FEE = """
+from holdfast import Job
+
+class Fee(Job):
+    schema = "CREATE TABLE IF NOT EXISTS fee (ticket INTEGER, volume INTEGER)"
+
+    def handle(self, message, db):
+        db.execute("INSERT INTO fee (ticket, volume) VALUES (:t, 1)", {"t": message.text})
+        return "done " + message.text
+"""
+
+
+def prepared(nursery: Nursery) -> str:
+    nursery.loaded(FEE, preload=())
+    store = f"sqlite:///{nursery.folder}/fee.db"
+    ward = nursery.spawn("prepare", store=store)
+    ward.expect("prepared")
+    assert ward.wait() == 0
+    return store
+
+
+def tickets(nursery: Nursery) -> list[tuple[int, int]]:
+    with sqlite3.connect(nursery.folder / "fee.db") as db:
+        rows = db.execute("SELECT ticket, count(*) FROM fee GROUP BY ticket ORDER BY ticket").fetchall()
+    db.close()
+    return rows
+
+
+def drained(ward: Ward) -> None:
+    ward.say({"do": "drain"})
+    ward.expect("drained")
+    assert ward.wait() == 0
+
+
+def test_messages_are_committed_and_answered(nursery: Nursery) -> None:
+    ward = nursery.spawn(store=prepared(nursery)).active()
+    ward.deliver(b"1", b"2", b"3")
+    assert sorted(ward.settled(3)) == [[1, 0, b"done 1"], [2, 0, b"done 2"], [3, 0, b"done 3"]]
+    drained(ward)
+    assert tickets(nursery) == [(1, 1), (2, 1), (3, 1)]
+
+
+@pytest.mark.parametrize("point", ["after-receive", "after-take", "after-handle", "after-record", "after-commit", "after-settle"])
+def test_killed_anywhere_and_delivered_again_there_is_one_effect(nursery: Nursery, point: str) -> None:
+    nursery.environment["HOLDFAST_FAULT"] = point
+    store = prepared(nursery)
+    first = nursery.spawn(store=store).active()
+    first.deliver(b"1", b"2")
+    assert first.wait() == -signal.SIGKILL
+    nursery.close_zygote()
+    nursery.environment.clear()
+    nursery.loaded(FEE, preload=())
+    second = nursery.spawn(store=store).active()
+    second.deliver(b"1", b"2", redelivered=True)
+    assert sorted(item[0] for item in second.settled(2)) == [1, 2]
+    drained(second)
+    assert tickets(nursery) == [(1, 1), (2, 1)]
+
+
+def test_a_worker_imports_nothing_after_its_fork(nursery: Nursery) -> None:
+    """What it imported then would be whatever the disk holds by now, and would take its time."""
+    app = FEE.replace('"done " + message.text', "str(sorted(set(sys.modules) - loaded))")
+    nursery.loaded("import sys\nloaded = set(sys.modules) | {'fee'}\n" + app, preload=())
+    store = f"sqlite:///{nursery.folder}/fee.db"
+    nursery.spawn("prepare", store=store).expect("prepared")
+    ward = nursery.spawn(store=store).active()
+    ward.deliver(b"1")
+    assert ward.settled(1) == [[1, 0, b"[]"]]
