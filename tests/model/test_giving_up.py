@@ -1,10 +1,9 @@
-"""What becomes of a failed message, and when the breaker thinks that it is not the message's fault."""
+"""What becomes of a failed message: another try, and when, or the dead letters."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.model.breaker import IN_A_ROW, LONGEST_PAUSE, Breaker
 from holdfast.model.giving_up import Failure, delay, next_try
 from holdfast.model.options import JobOptions
 
@@ -32,31 +31,3 @@ def test_another_try_or_the_dead_letters(
     failure: Failure, attempt: int, retries: int, answers: bool, age: float, expected: float | None
 ) -> None:
     assert next_try(failure, attempt, JobOptions(retries=retries), answers, age, 0.0) == expected
-
-
-def test_the_breaker_opens_after_different_messages_in_a_row() -> None:
-    breaker = Breaker()
-    assert not any(breaker.failed(b"the same", 0.0) for _ in range(100))
-    opened = [breaker.failed(bytes([n]), 5.0) for n in range(IN_A_ROW - 1)]
-    assert opened == [False] * (IN_A_ROW - 2) + [True]
-    assert breaker.probe_at == 6.0
-
-
-def test_a_success_in_between_keeps_it_closed() -> None:
-    breaker = Breaker()
-    for n in range(10 * IN_A_ROW):
-        breaker.failed(n.to_bytes(4, "big"), 0.0)
-        breaker.succeeded()
-    assert not breaker.opened
-
-
-def test_probes_get_rarer_and_the_first_success_closes() -> None:
-    breaker, now = Breaker(opened=True), 0.0
-    pauses = []
-    for n in range(10):
-        breaker.failed(bytes([n]), now)
-        pauses.append(breaker.probe_at - now)
-    assert pauses == sorted(pauses)
-    assert pauses[-1] == LONGEST_PAUSE
-    assert breaker.succeeded()
-    assert not breaker.succeeded()

@@ -196,7 +196,7 @@ def test_a_forked_child_logs_though_its_parent_held_the_lock_and_had_losses(pipe
 
 
 def test_a_line_that_was_torn_ends_before_the_next(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "_room", lambda fd: events.LIMIT)
+    monkeypatch.setattr(events, "_room", lambda _fd: events.LIMIT)
     filled = pipe.fill()
     os.read(pipe.reading, 4096)
     os.set_blocking(pipe.writing, False)

@@ -17,6 +17,7 @@ class Failure:
     trace: str = ""
     final: bool = False  # Reject: no other try
     after: float | None = None  # Retry(after=…)
+    event: str = "message.failed"  # how it is logged
 
 
 def delay(attempt: int, backoff: tuple[float, float], dice: float) -> float:

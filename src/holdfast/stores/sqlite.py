@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -226,6 +227,10 @@ class SqliteTransaction:
         self.ending = True
         try:
             how()
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first error tells more
+                self._connection.core.rollback()  # SQLAlchemy keeps a transaction whose commit failed until it is rolled back
+            raise
         finally:
             try:
                 if self._connection.driver.in_transaction:

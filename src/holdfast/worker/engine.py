@@ -1,609 +1,356 @@
 """What happens to the messages of one handler thread: begin, inbox, handle, record, commit, settle. That order is law (G3, G4).
 
-A list of deliveries is cut into groups. A group is tried in one transaction; what is left after the try comes back as smaller or
-other groups, until every message is settled, given to the source for a later try, or left for others because of a drain:
-
-    spoiled by a handler    the same group once more, with a savepoint a message, without those known to fail
-    batch failed            handle_batch: its two halves
-    deadlock and the like   the same group again, five times; then its messages alone
-    store away              the source pauses; the same group again, as messages that may have been committed already
+Deliveries wait in groups. A group is tried in one transaction (`batch`). When that is undone, `model.replay` says which groups take its
+place; messages that failed are tried later through the source, or buried (`burial`), or, when everything fails, held back by the
+breaker. Every message ends settled, handed to the source for a later try, or given back because the process drains.
 """
 
 from __future__ import annotations
 
-import inspect
 import random
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 
 from holdfast.model.delivery import DONE, FAILED, Delivery
-from holdfast.model.giving_up import Failure, next_try
+from holdfast.model.giving_up import Failure, delay, next_try
 from holdfast.model.job import Job
-from holdfast.model.message import Message, Reject, Retry
+from holdfast.model.replay import WEATHER, Group, Trouble, Way, next_groups
 from holdfast.model.spec import WorkerSpec
-from holdfast.sources.base import Settlement, Source
-from holdfast.stores.base import Connection, DeadLetter, Fault, Store, Transaction, Verdict
+from holdfast.sources.base import Settlement
 from holdfast.telemetry import events
+from holdfast.worker.batch import Batch, Outcome, Unstored, tell_clash
+from holdfast.worker.burial import FALSE, Burial
+from holdfast.worker.calls import Calls, failure_of
 from holdfast.worker.engine_context import EngineContext
-from holdfast.worker.item import Item, encode_answer, failure_of, make_claim, received_at
+from holdfast.worker.gate import Gate
+from holdfast.worker.item import CLASH, Item, MessageMaker, delivery_id
+from holdfast.worker.retrial import Retrial
+from holdfast.worker.weather import Undone, Weather
 
-MOST_REPLAYS = 5
-MOST_LETTERS = 100
 NS = 1_000_000_000
-
-
-@dataclass(slots=True)
-class Group:
-    """Messages that are tried in one transaction."""
-
-    items: list[Item]
-    savepoints: bool = False
-    replays: int = 0
-
-
-class Spoiled(Exception):
-    """A handler has left the transaction in a state that must not be committed. Its item has its failure set."""
 
 
 class Engine:
     """One per handler thread; used by that thread only."""
 
-    def __init__(self, job: Job, spec: WorkerSpec, context: EngineContext) -> None:
-        self._job = job
-        self._spec = spec
+    def __init__(self, job: Job, spec: WorkerSpec, context: EngineContext, *, draw: Callable[[], float] = random.random) -> None:
+        if context.source is None:
+            raise ValueError("an engine needs a source")
+        self._source = context.source
         self._options = spec.options
         self._context = context
-        self._source_or_none = context.source
-        self._batch = type(job).handle_batch if hasattr(type(job), "handle_batch") else None  # type: ignore[attr-defined]
-        self._call = getattr(job, "handle_batch" if self._batch else "handle", None)
-        self._takes_db = self._call is not None and len(inspect.signature(self._call).parameters) > 1
+        self._board = context.board
+        self._draw = draw
+        self._gate = Gate(context)
+        self._queue: deque[Group[Item]] = deque()
         self._inbox = spec.options.inbox and context.store is not None
-        self._asks_identity = type(job).identity is not Job.identity
+        self._most = self._fit = spec.options.batch
+        self._assemble(job, spec, context)
 
-    # --- the boundary with the thread
+    def _assemble(self, job: Job, spec: WorkerSpec, context: EngineContext) -> None:
+        options, epoch, name = spec.options, self._source.epoch, self._source.name
+        self._maker = MessageMaker(epoch, name, self._extend, context.monotonic_ns)
+        self._calls = Calls(job, self._board, self._maker, options.timeout, context.store is not None, context.monotonic_ns)
+        self._weather: Weather | None = None
+        self._batch: Batch | Unstored = Unstored(self._calls, context, self._settle)
+        if context.store is not None and context.connection is not None:
+            self._weather = Weather(context.store, context.connection, context, self._draw)
+            self._batch = Batch(self._calls, self._weather, context, options.batch_age, self._inbox)
+        files = None if self._weather is not None and options.dead_letter in (None, "store") else context.letters
+        self._burial = Burial(spec.job, name, epoch, self._weather, files, self._inbox)
+        self._retrial = Retrial(spec.job, self._calls, context, self._weather, files, self._inbox, self._extend)
+
+    # The boundary with the thread
 
     def process(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Handle, commit and settle these; returns those that were not begun, because a drain was asked for."""
+        """Handle, commit and settle these; returns those that were not begun, because the process drains."""
         self._context.fault("after-take")
-        groups = deque([Group([self._item(delivery) for delivery in deliveries])])
-        while groups and not self._context.draining():
-            if self._breaker_holds():
-                groups = deque(Group([item]) for group in groups for item in group.items)
-            groups.extendleft(reversed(self._try(groups.popleft())))
-        return [item.delivery for group in groups for item in group.items]
+        self._open(deliveries)
+        while self._queue:
+            if self._queue[0].way is Way.BURIAL:
+                self._bury(self._queue.popleft())
+            elif self._context.draining():
+                return self._leave()
+            elif self._gate.opened:
+                self._probe()
+            else:
+                self._try(self._next())
+        self._gate.let_go()
+        return []
 
     def retry_letters(self) -> None:
-        """Try the dead letters again that an operator has marked, each alone. A second time is harmless: the letter is gone then."""
-        box = self._store.letters() if self._letters_in_store else self._context.letters
-        for letter in box.marked(self._spec.job, MOST_LETTERS) if box is not None else []:
-            if self._context.draining():
-                return
-            self._retry_letter(letter)
-
-    def _retry_letter(self, letter: DeadLetter) -> None:
-        try:
-            done = self._in_store(letter) if self._context.store is not None else self._from_file(letter)
-        except BaseException as error:
-            self._context.board.end()
-            failure = failure_of(error)
-            events.log("letter.failed", failure.reason, level="warning", letter=letter.id, trace=failure.trace)
-            self._bury_again(replace(letter, reason=failure.reason, trace=failure.trace, attempts=letter.attempts + 1))
-            return
-        if done:
-            events.log("letter.done", letter=letter.id)
-
-    def _in_store(self, letter: DeadLetter) -> bool:
-        """Handle and take the letter out in one transaction; False when somebody else did."""
-        transaction = self._connection.begin()
-        try:
-            if self._letters_in_store and not transaction.unbury(letter):
-                transaction.rollback()
-                return False
-            item = self._run_letter(letter, transaction.db, transaction)
-            if letter.identity is not None and self._inbox:
-                claim = make_claim(item, 0, letter.identity)
-                transaction.release([claim])  # the row that says FAILED makes way for one that says DONE
-                transaction.claim([claim])
-                transaction.record([(claim, DONE, item.answer)])
-            transaction.commit()
-        except BaseException:
-            self._roll_back(transaction)
-            raise
-        return self._letters_in_store or bool(self._context.letters.unbury(letter))
-
-    def _from_file(self, letter: DeadLetter) -> bool:
-        self._run_letter(letter, None, None)
-        return bool(self._context.letters.unbury(letter))
-
-    def _run_letter(self, letter: DeadLetter, db: object, transaction: Transaction | None) -> Item:
-        now = self._context.monotonic_ns()
-        message = Message(
-            letter.body,
-            id=letter.message_id,
-            headers=letter.headers,
-            attempt=letter.attempts + 1,
-            source=letter.source,
-            extend=self._extend,
-        )
-        item = Item(Delivery(0, letter.body, now), message)
-        if transaction is not None:
-            transaction.begin_message()
-        if self._batch:
-            self._context.board.begin(0, now, now + int(self._options.timeout * NS))
-            self._take_answers([item], self._call_batch([item], db))
-            self._context.board.end()
-        else:
-            self._handle(item, db, now)
-        broken = transaction.proof() if transaction is not None else ""
-        if broken or item.failure is not None:
-            raise Reject(broken or (item.failure.reason if item.failure else ""))
-        return item
-
-    def _bury_again(self, letter: DeadLetter) -> None:
-        """The letter goes back among the dead, with its new reason, under the same id."""
-        try:
-            if not self._letters_in_store:
-                self._context.letters.bury(letter)
-                self._context.letters.unbury(letter)
-                return
-            transaction = self._connection.begin()
-            try:
-                if transaction.unbury(letter):
-                    transaction.bury(letter)
-                transaction.commit()
-            except BaseException:
-                self._roll_back(transaction)
-                raise
-        except Exception as error:
-            events.log("letter.failed", f"it stays marked: {error}", level="error", letter=letter.id)
+        """Try the dead letters again that an operator has marked."""
+        self._retrial.run()
 
     def close(self) -> None:
-        """Give the connection back."""
-        if self._context.connection is not None:
-            self._context.connection.close()
+        """Nothing is held between two calls of `process`; the connection is the thread's to close."""
+        self._queue.clear()
 
-    # --- one group
+    def _open(self, deliveries: Sequence[Delivery]) -> None:
+        """Into groups: what is not to be handled any more goes to its burial, the rest is tried together."""
+        self._maker.look_at_the_clock()
+        epoch = self._source.epoch
+        items = [Item(delivery) for delivery in deliveries]
+        self._queue.append(Group([item for item in items if not item.delivery.doom]))
+        doomed = [item for item in items if item.delivery.doom]
+        for item in doomed:
+            # Its identity() is not asked: that may be what killed its workers.
+            item.claim_by_delivery(epoch)
+            item.doubt()
+            item.failure = Failure(item.delivery.doom, final=True)
+        failed = self._identify(self._queue[0].items, epoch) if self._inbox else []
+        if failed:
+            self._queue[0].items = [item for item in self._queue[0].items if item.failure is None]
+        if not self._queue[0].items:
+            self._queue.clear()
+        self._give_up(doomed)
+        if failed:
+            self._conclude(failed, in_a_row=True)
 
-    def _try(self, group: Group) -> list[Group]:
-        if not group.items:
-            return []
-        try:
-            left = self._transact(group) if self._context.store is not None else self._one_by_one(group)
-        except Spoiled:
-            left = [Group([i for i in group.items if i.failure is None], savepoints=True, replays=group.replays)]
-            self._say_replayed(group)
-        except Exception as error:  # the store's own; a handler's never comes here
-            left = self._after_fault(group, error)
-        again = [item for item in group.items if item.failure is not None and not self._finish(item)]
-        return [*left, *(Group([item]) for item in again)]
+    def _identify(self, items: list[Item], epoch: int) -> list[Item]:
+        """Make each message's claim; returns those whose identity() failed."""
+        for item in items:
+            self._calls.identify(item, epoch)
+        return [item for item in items if item.failure is not None]
 
-    def _transact(self, group: Group) -> list[Group]:
-        """Run the group in one transaction. Spoiled or the store's error: nothing of it has happened."""
-        transaction = self._connection.begin()
-        try:
-            self._context.fault("after-begin")
-            run, known, busy = self._ask_inbox(transaction, [i for i in group.items if i.failure is None])
-            self._context.fault("after-inbox")
-            late = self._run_batch(transaction, run) if self._batch else self._run_each(transaction, run, group.savepoints)
-            if isinstance(late, list) and late and self._inbox:
-                transaction.release([i.claim for i in late if i.claim])
-            done = [i for i in run if i.failure is None and i not in late] if late or self._any_failed(run) else run
-            if self._inbox:
-                transaction.record([(i.claim, DONE, i.answer) for i in done if i.claim])
-            self._context.fault("after-record")
-            transaction.commit()
-        except BaseException:
-            self._context.board.end()
-            self._roll_back(transaction)
-            raise
-        self._context.fault("after-commit")
-        self._settle(done, known)
-        if busy and not (done or known):
-            self._context.wait(0.005 * (1 + random.random()))
-        return [Group(rest) for rest in (late, busy) if rest]
+    def _leave(self) -> list[Delivery]:
+        """What was not begun. A message whose commit may have happened goes back as a try, so that the inbox is asked for it."""
+        items = [item for group in self._queue for item in group.items]
+        self._queue.clear()
+        for item in items:
+            if item.unsure:
+                self._source.retry(item.delivery.seq, 0.0, "the process drained before it was known whether its commit had happened")
+        return [item.delivery for item in items if not item.unsure]
 
-    def _ask_inbox(self, transaction: Transaction, items: list[Item]) -> tuple[list[Item], list[Item], list[Item]]:
-        """Those to run, those done before (their answer is set), those that another transaction holds just now."""
-        asked = [item for item in items if self._identify(item)]
-        if not self._inbox:
-            return asked, [], []
-        run: list[Item] = []
-        known: list[Item] = []
-        busy: list[Item] = []
-        claims = [item.claim for item in asked if item.claim is not None]
-        for item, decision in zip(asked, transaction.claim(claims), strict=True):
-            if decision.verdict is Verdict.RUN:
-                run.append(item)
-            elif decision.verdict is Verdict.DONE:
-                item.outcome, item.answer = decision.outcome, decision.answer
-                known.append(item)
-            elif decision.verdict is Verdict.BUSY:
-                busy.append(item)
-            else:
-                item.failure = Failure("the same identity came before with another body", final=True)
-        return run, known, busy
+    # One group
 
-    def _run_each(self, transaction: Transaction, items: list[Item], savepoints: bool) -> list[Item]:
-        """Handle one after the other; returns those not begun, since the transaction is old enough or a drain was asked for."""
-        began = self._context.monotonic_ns()
-        oldest = began + int(self._options.batch_age * NS)
-        for index, item in enumerate(items):
-            now = self._context.monotonic_ns()
-            if index and (now > oldest or self._context.draining()):
-                return items[index:]
-            if savepoints:
-                self._run_alone(transaction, item, now)
-            else:
-                self._run_shared(transaction, item, now)
-        return []
+    def _next(self) -> Group[Item]:
+        """The next group, cut to what fits into one transaction."""
+        group = self._queue.popleft()
+        if len(group.items) > self._fit:
+            self._queue.appendleft(Group(group.items[self._fit :], group.way, group.replays, group.asked))
+            group = Group(group.items[: self._fit], group.way, group.replays, group.asked)
+        return group
 
-    def _run_shared(self, transaction: Transaction, item: Item, now: int) -> None:
-        transaction.begin_message()
-        try:
-            self._handle(item, transaction.db, now)
-        except BaseException as error:
-            self._note_failure(transaction, item, error)
-        broken = transaction.proof()
-        if broken and item.failure is None:
-            item.failure = Failure(broken)
-        if item.failure is None:
+    def _try(self, group: Group[Item]) -> None:
+        """Run the group; settle what is done; put what is left back into the queue."""
+        if group.asked > 1 and self._weather is not None and not self._weather.let_finish(group.asked):
+            self._queue.appendleft(group)
             return
-        if broken or transaction.touched():
-            raise Spoiled from None
-        if item.claim is not None:
-            transaction.release([item.claim])
-
-    def _run_alone(self, transaction: Transaction, item: Item, now: int) -> None:
-        """Handle inside a savepoint, so that a failing message takes back its own writes only."""
-        transaction.begin_message()
         try:
-            with transaction.savepoint():
-                self._handle(item, transaction.db, now)
-                broken = transaction.proof()
-                if broken:
-                    raise Reject(broken)
-        except BaseException as error:
-            self._note_failure(transaction, item, error)
-        if item.failure is None:
-            return
-        transaction.begin_message()
-        if transaction.proof():
-            raise Spoiled from None
-        if item.claim is not None:
-            transaction.release([item.claim])
-
-    def _note_failure(self, transaction: Transaction, item: Item, error: BaseException) -> None:
-        """A handler raised. The store's own weather is not the message's fault and goes on to `_after_fault`."""
-        self._context.board.end()
-        if isinstance(error, Exception) and not isinstance(error, Retry | Reject) and self._store.fault(error) is not Fault.MESSAGE:
-            raise error
-        item.failure = item.failure or failure_of(error)
-
-    def _handle(self, item: Item, db: object, now: int) -> None:
-        board = self._context.board
-        board.begin(item.delivery.seq, now, now + int(self._options.timeout * NS))
-        assert self._call is not None
-        answer = self._call(item.message, db) if self._takes_db else self._call(item.message)
-        item.answer = encode_answer(answer)
-        board.end()
-        self._context.fault("after-handle")
-
-    def _run_batch(self, transaction: Transaction, items: list[Item]) -> list[Item]:
-        """Handle them together. Items that answer Retry or Reject spoil the transaction, which is replayed without them."""
-        if not items:
-            return []
-        now = self._context.monotonic_ns()
-        self._context.board.begin_many([i.delivery.seq for i in items], now, now + int(self._options.timeout * NS))
-        transaction.begin_message()
-        try:
-            self._take_answers(items, self._call_batch(items, transaction.db))
-            broken = transaction.proof()
-        except Exception as error:
-            if self._store.fault(error) is not Fault.MESSAGE:
-                raise
-            self._batch_failed(items, failure_of(error))
-        except BaseException as error:
-            self._batch_failed(items, failure_of(error))
+            outcome = self._batch.run(group)
+        except Undone as undone:
+            outcome = Outcome()
+            self._replay(group, undone)
         else:
-            if broken:
-                self._batch_failed(items, Failure(broken))
-        self._context.board.end()
-        if self._any_failed(items):
-            raise Spoiled
-        self._context.fault("after-handle")
-        return []
+            if self._weather is not None:
+                self._learn(group, outcome)
+                self._settle(outcome.done, outcome.known)
+            self._requeue(group, outcome)
+        failed = [item for item in group.items if item.failure is not None]
+        if failed:
+            self._conclude(failed, in_a_row=not outcome.done)
 
-    def _batch_failed(self, items: list[Item], failure: Failure) -> None:
-        if len(items) > 1:
-            raise HalvesNeeded(failure.reason) from None
-        items[0].failure = failure
+    def _learn(self, group: Group[Item], outcome: Outcome) -> None:
+        """Claim no more than what a transaction has time for: claims that are taken back cost twice."""
+        if outcome.late:
+            self._fit = max(1, 2 * (len(group.items) - len(outcome.late)))
+        elif self._fit < self._most and len(group.items) >= self._fit:
+            self._fit = min(self._most, 2 * self._fit)
 
-    def _call_batch(self, items: list[Item], db: object) -> object:
-        messages = [item.message for item in items]
-        assert self._call is not None
-        return self._call(messages, db) if self._takes_db else self._call(messages)
+    def _requeue(self, group: Group[Item], outcome: Outcome) -> None:
+        if outcome.late:
+            self._queue.appendleft(Group(outcome.late, group.way, group.replays))
+        if outcome.busy:
+            moved = len(outcome.busy) < len(group.items)
+            self._queue.append(Group(outcome.busy, group.way, group.replays, 1 if moved else group.asked + 1))
 
-    def _take_answers(self, items: list[Item], answers: object) -> None:
-        if answers is None:
-            answers = [None] * len(items)
-        if not isinstance(answers, list | tuple) or len(answers) != len(items):
-            raise TypeError(f"handle_batch got {len(items)} messages; answer with None or a list of as many answers")
-        for item, answer in zip(items, answers, strict=True):
-            if isinstance(answer, Retry | Reject):
-                item.failure = failure_of(answer)
-            else:
-                item.answer = encode_answer(answer)
+    def _replay(self, group: Group[Item], undone: Undone) -> None:
+        """Put the groups into the queue that take this one's place."""
+        for item in group.items:
+            item.message = None
+            if undone.trouble in WEATHER:
+                item.failure = None
+        alone = group.way is Way.ALONE
+        self._board.count("replays")
+        events.log("batch.replayed", undone.reason, messages=len(group.items), why=undone.trouble.value)
+        if alone and self._weather is not None and self._weather.answers():
+            self._blame(group, undone)
+            return
+        if alone or undone.trouble is Trouble.AWAY:
+            weathered = self._weather is not None and self._weather.sit_out(undone.reason)
+            if alone or not weathered:
+                self._queue.appendleft(group)
+                return
+        elif undone.trouble is Trouble.TRANSIENT and self._weather is not None:
+            self._weather.let_pass(group.replays)
+        failed = [item for item in group.items if item.failure is not None]
+        culprit = undone.culprit if isinstance(undone.culprit, Item) else None
+        self._queue.extendleft(reversed(next_groups(group, undone.trouble, failed, culprit, batch=self._calls.batch)))
 
-    # --- after the commit
+    def _blame(self, group: Group[Item], undone: Undone) -> None:
+        """The store is well, and the message was alone: it answers for what the store said."""
+        for item in group.items:
+            item.failure = failure_of(undone.cause) if undone.cause is not None else Failure(undone.reason)
 
-    def _settle(self, done: list[Item], known: list[Item]) -> None:
-        now = self._context.monotonic_ns()
-        settlements = [Settlement(i.delivery.seq, DONE, i.answer) for i in done]
-        settlements += [Settlement(i.delivery.seq, i.outcome, i.answer) for i in known]
-        if settlements:
-            self._source.settle(settlements)
+    # After the commit
+
+    def _settle(self, done: Sequence[Item], known: Sequence[Item]) -> None:
+        """Tell the source, then count."""
+        if not done and not known:
+            return
+        settlements = [Settlement(item.delivery.seq, DONE, item.answer) for item in done]
+        if known:
+            settlements += [Settlement(item.delivery.seq, item.outcome, item.answer) for item in known]
+        self._source.settle(settlements)
         self._context.fault("after-settle")
-        board = self._context.board
+        now = self._context.monotonic_ns()
+        board = self._board
         if done:
             board.count("handled", len(done))
             board.count("batches")
-            self._succeeded()
+            self._gate.succeeded()
         if known:
             board.count("duplicates", len(known))
-        board.settled(len(settlements), [now - i.delivery.received_ns for i in (*done, *known)], now)
+        board.settled(len(settlements), [now - item.delivery.received_ns for item in (*done, *known)], now)
 
-    def _one_by_one(self, group: Group) -> list[Group]:
-        """No store, no shared transaction: each message settles right after its handler."""
-        items = [i for i in group.items if i.failure is None]
-        if self._batch:
-            return self._batch_without_store(items)
-        for index, item in enumerate(items):
-            if self._context.draining():
-                return [Group(items[index:])]
-            try:
-                self._handle(item, None, self._context.monotonic_ns())
-            except BaseException as error:
-                self._context.board.end()
-                item.failure = failure_of(error)
-            else:
-                self._settle([item], [])
-        return []
+    # What failed
 
-    def _batch_without_store(self, items: list[Item]) -> list[Group]:
+    def _conclude(self, failed: list[Item], *, in_a_row: bool) -> None:
+        """Each failed message gets another try through the source, or is given up, or is held back while the breaker is open.
+
+        `in_a_row`: none of their group succeeded.
+        """
         now = self._context.monotonic_ns()
-        self._context.board.begin_many([i.delivery.seq for i in items], now, now + int(self._options.timeout * NS))
-        try:
-            self._take_answers(items, self._call_batch(items, None))
-        except BaseException as error:
-            for item in items:
-                item.failure = failure_of(error)
-        self._context.board.end()
-        self._settle([i for i in items if i.failure is None], [])
-        return []
+        for item in failed:
+            self._note(item)
+            if in_a_row and item.failure is not None and not item.failure.final:
+                self._gate.failed(item.delivery.seq, item.failure.reason, now)
+        held = [item for item in failed if self._is_held(item, now)]
+        for item in held:
+            item.failure = item.message = None
+        self._queue.extend(Group([item], Way.ALONE) for item in held)
+        if held:
+            self._gate.shut()
+        self._give_up([item for item in failed if item.failure is not None and not self._try_later(item, now)])
 
-    # --- what failed
-
-    def _after_fault(self, group: Group, error: Exception) -> list[Group]:
-        """The transaction did not happen, or nobody knows whether it did: the inbox will."""
-        items = [item for item in group.items if item.failure is None]
-        for item in items:
-            item.unsure, item.claim = True, None
-        if isinstance(error, HalvesNeeded):
-            middle = len(items) // 2
-            return [Group(items[:middle]), Group(items[middle:])]
-        fault = self._store.fault(error)
-        if fault is Fault.AWAY:
-            self._wait_for_store(error)
-        elif fault is Fault.TRANSIENT:
-            self._context.wait(random.uniform(0.001, 0.02) * (group.replays + 1))
-        if fault is not Fault.MESSAGE and group.replays < MOST_REPLAYS:
-            self._context.board.count("replays")
-            return [replace(group, items=items, replays=group.replays + 1)]
-        if len(items) > 1:
-            return [Group([item]) for item in items]
-        for item in items:
-            item.failure = failure_of(error)
-        return []
-
-    def _wait_for_store(self, error: Exception) -> None:
-        """Pause the source until the store answers again; nothing is dead-lettered for it."""
-        events.log("store.away", str(error), level="warning")
-        self._context.pause(f"store away: {error}")
-        pause = 0.1
-        while self._context.wait(pause * random.uniform(0.5, 1.0)):
-            if self._store_answers():
-                events.log("store.back")
-                break
-            pause = min(10.0, pause * 2)
-        self._context.resume()
-
-    def _store_answers(self) -> bool:
-        try:
-            self._connection.begin().rollback()
-        except Exception as error:
-            return self._store.fault(error) is Fault.MESSAGE
-        return True
-
-    def _finish(self, item: Item) -> bool:
-        """Retry a failed message later or make it a dead letter; False when it has to be tried again here."""
+    def _note(self, item: Item) -> None:
         failure = item.failure
-        assert failure is not None
-        now = self._context.monotonic_ns()
-        age = (now - item.delivery.received_ns) / NS
-        if not failure.final and self._breaker_takes(item, failure, age, now):
-            item.failure = None
-            return False
-        wait = next_try(failure, item.delivery.attempt, self._options, self._source.answers, age, random.random())
-        self._context.board.count("failed")
-        events.log("message.failed", failure.reason, level="warning", message=item.message.id, trace=failure.trace)
-        if wait is not None:
-            self._context.board.count("retried")
-            self._source.retry(item.delivery.seq, wait, failure.reason)
+        if failure is None:
+            return
+        if failure is CLASH:
+            tell_clash(item, self._source.epoch)
         else:
-            self._bury(item, failure)
+            level = "info" if failure.final else "warning"
+            events.log(failure.event, failure.reason, level=level, trace=failure.trace, **self._about(item))
+
+    def _is_held(self, item: Item, now_ns: int) -> bool:
+        """While everything fails nothing is given up, but no client waits longer than `answer_within`."""
+        return self._gate.opened and item.failure is not None and not item.failure.final and not self._expired(item, now_ns)
+
+    def _expired(self, item: Item, now_ns: int) -> bool:
+        return self._source.answers and now_ns - item.delivery.received_ns >= self._options.answer_within * NS
+
+    def _try_later(self, item: Item, now_ns: int) -> bool:
+        """Hand it to the source for another try; False when there is none left."""
+        failure, delivery = item.failure or CLASH, item.delivery
+        self._board.count("rejected" if failure.event == "message.rejected" else "failed")
+        age = (now_ns - delivery.received_ns) / NS
+        wait = next_try(failure, delivery.attempt, self._options, self._source.answers, age, self._draw())
+        if wait is None:
+            return False
+        self._board.count("retried")
+        self._source.retry(delivery.seq, wait, failure.reason)
         return True
 
-    def _bury(self, item: Item, failure: Failure) -> None:
-        """A dead letter, and FALSE, in one transaction with the inbox row. If it cannot be stored, the message stays unsettled."""
-        for _ in range(MOST_REPLAYS):
-            try:
-                outcome, answer = self._bury_in_store(item, failure) if self._letters_in_store else self._bury_in_file(item, failure)
-            except Exception as error:
-                item.unsure, item.claim = True, None  # its commit may have happened: the inbox will know
-                if not self._worth_another_try(error):
-                    break
-            else:
-                self._context.board.count("dead")
-                events.log("message.dead", failure.reason, level="error", message=item.message.id)
-                self._source.settle([Settlement(item.delivery.seq, outcome, answer)])
-                return
-        events.log("message.unsettled", "its dead letter cannot be stored", level="error", message=item.message.id)
-        self._source.retry(item.delivery.seq, self._options.backoff[0], failure.reason)
+    def _give_up(self, items: list[Item]) -> None:
+        for at in range(0, len(items), self._most):
+            self._queue.appendleft(Group(items[at : at + self._most], Way.BURIAL))
 
-    def _worth_another_try(self, error: Exception) -> bool:
-        fault = self._store.fault(error) if self._context.store is not None else Fault.MESSAGE
-        events.log("letter.failed", f"{type(error).__name__}: {error}", level="warning")
-        if fault is Fault.AWAY:
-            self._wait_for_store(error)
-        return fault is not Fault.MESSAGE and not self._context.draining()
-
-    @property
-    def _letters_in_store(self) -> bool:
-        return self._context.store is not None and self._options.dead_letter in (None, "store")
-
-    def _bury_in_store(self, item: Item, failure: Failure) -> tuple[int, bytes]:
-        transaction = self._connection.begin()
+    def _bury(self, group: Group[Item]) -> None:
+        """Store dead letters, then settle; what cannot be stored stays unsettled."""
         try:
-            if self._inbox and self._identify(item, again=True) and item.claim is not None:
-                (decision,) = transaction.claim([item.claim])
-                if decision.verdict is Verdict.DONE:
-                    transaction.rollback()
-                    return decision.outcome, decision.answer
-                if decision.verdict is Verdict.RUN:
-                    transaction.record([(item.claim, FAILED, b"FALSE")])
-            transaction.bury(self._letter(item, failure))
-            transaction.commit()
-        except BaseException:
-            self._roll_back(transaction)
-            raise
-        return FAILED, b"FALSE"
+            buried = self._burial.run(group.items)
+        except Undone as undone:
+            self._bury_later(group, undone)
+            return
+        if buried.dead:
+            self._context.fault("after-commit")
+        for item in buried.dead:
+            self._board.count("dead")
+            events.log("message.dead", item.failure.reason if item.failure else "", level="error", **self._about(item))
+            item.outcome, item.answer = FAILED, FALSE
+        self._tell_the_end(buried.dead, buried.known)
+        for item in buried.clash:
+            tell_clash(item, self._source.epoch)
+        self._give_up(buried.clash)
+        if buried.busy:
+            self._bury_busy(Group(buried.busy, Way.BURIAL, group.replays, group.asked + 1))
 
-    def _bury_in_file(self, item: Item, failure: Failure) -> tuple[int, bytes]:
-        if self._context.letters is None:
-            raise LookupError("there is no place for dead letters")
-        self._context.letters.bury(self._letter(item, failure))
-        return FAILED, b"FALSE"
+    def _tell_the_end(self, dead: list[Item], known: list[Item]) -> None:
+        if not dead and not known:
+            return
+        self._source.settle([Settlement(item.delivery.seq, item.outcome, item.answer) for item in (*dead, *known)])
+        self._context.fault("after-settle")
+        now = self._context.monotonic_ns()
+        if known:
+            self._board.count("duplicates", len(known))
+        self._board.settled(len(dead) + len(known), [now - item.delivery.received_ns for item in (*dead, *known)], now)
 
-    def _letter(self, item: Item, failure: Failure) -> DeadLetter:
-        message = item.message
-        identity = item.claim.identity if item.claim is not None else None
-        return DeadLetter(
-            self._spec.job,
-            message.body,
-            failure.reason,
-            trace=failure.trace,
-            identity=identity,
-            message_id=message.id,
-            headers=message.headers,
-            source=message.source,
-            attempts=message.attempt,
-            died_at=received_at(item.delivery, item.delivery.received_ns),
-            size=len(message.body),
-        )
+    def _bury_busy(self, group: Group[Item]) -> None:
+        if self._weather is not None and self._weather.let_finish(group.asked):
+            self._queue.appendleft(group)
+        else:
+            self._leave_unsettled(group, "another transaction holds its identity")
 
-    # --- the breaker, shared by the process's threads
+    def _bury_later(self, group: Group[Item], undone: Undone) -> None:
+        """Weather is waited for; a letter that the store does not take is tried again with its message."""
+        events.log("letter.unstored", undone.reason, level="error", messages=len(group.items))
+        if undone.trouble is Trouble.AWAY and self._weather is not None:
+            self._weather.sit_out(undone.reason)
+        elif undone.trouble is Trouble.TRANSIENT and self._weather is not None:
+            self._weather.let_pass(group.replays)
+        groups = [] if self._context.draining() else next_groups(group, undone.trouble, [])
+        self._queue.extendleft(reversed(groups))
+        if not groups:
+            self._leave_unsettled(group, undone.reason)
 
-    def _breaker_holds(self) -> bool:
-        """Wait until a probe is due; True while the breaker is open."""
-        with self._context.lock:
-            opened, at = self._context.breaker.opened, self._context.breaker.probe_at
-        if opened:
-            self._context.wait(max(0.0, at - self._context.monotonic_ns() / NS))
-        return bool(opened)
+    def _leave_unsettled(self, group: Group[Item], reason: str) -> None:
+        for item in group.items:
+            wait = delay(item.delivery.attempt, self._options.backoff, self._draw())
+            self._source.retry(item.delivery.seq, wait, f"its dead letter is not stored: {reason}")
 
-    def _breaker_takes(self, item: Item, failure: Failure, age: float, now: int) -> bool:
-        """Count the failure; True when it is no fault of this message's and it is to be tried again."""
-        with self._context.lock:
-            was_open = self._context.breaker.opened
-            opened = self._context.breaker.failed(item.delivery.seq.to_bytes(8, "big"), now / NS)
-        if opened:
-            reason = f"20 messages failed in a row, the last: {failure.reason}"
-            events.log("breaker.opened", reason, level="error")
-            self._context.pause(reason)
-        return (was_open or opened) and not (self._source.answers and age > self._options.answer_within)
+    # While the breaker is open
 
-    def _succeeded(self) -> None:
-        with self._context.lock:
-            closed = self._context.breaker.succeeded()
-        if closed:
-            events.log("breaker.closed")
-            self._context.resume()
+    def _probe(self) -> None:
+        """Try one message when the breaker gives leave, or when its client can wait no longer."""
+        self._queue = deque(Group([item], Way.ALONE, asked=group.asked) for group in self._queue for item in group.items)
+        now = self._context.monotonic_ns()
+        expired = next((group for group in self._queue if self._expired(group.items[0], now)), None)
+        if expired is not None:
+            self._queue.remove(expired)
+            self._try(expired)
+            return
+        wait = self._gate.ask(now)
+        if wait:
+            self._context.wait(min(wait, self._patience(now)))
+            return
+        try:
+            self._try(self._queue.popleft())
+        finally:
+            self._gate.probed()
 
-    # --- small things
+    def _patience(self, now_ns: int) -> float:
+        """Seconds until the first client can wait no longer."""
+        if not self._source.answers:
+            return float("inf")
+        oldest = min(group.items[0].delivery.received_ns for group in self._queue)
+        return max(0.0, self._options.answer_within - (now_ns - oldest) / NS)
 
-    def _item(self, delivery: Delivery) -> Item:
-        source = self._source
-        message = Message(
-            delivery.body,
-            id=f"{source.epoch:x}-{delivery.seq:x}",
-            headers=delivery.headers or {},
-            attempt=delivery.attempt,
-            received_at=received_at(delivery, self._context.monotonic_ns()),
-            source=source.name,
-            extend=self._extend,
-        )
-        return Item(delivery, message)
+    # Small things
 
     def _extend(self, seconds: float) -> None:
-        self._context.board.extend(self._context.monotonic_ns() + int(seconds * NS))
+        self._board.extend(self._context.monotonic_ns() + int(seconds * NS))
 
-    def _identify(self, item: Item, *, again: bool = False) -> bool:
-        """Make the message's claim; False when its identity() raises, which is its failure."""
-        if not self._inbox or item.claim is not None:
-            return True
-        identity = None
-        try:
-            identity = self._job.identity(item.message) if self._asks_identity else None
-            item.claim = make_claim(item, self._source.epoch, identity)
-        except BaseException as error:
-            if again:  # its failure is known already: it is buried under its delivery id
-                item.claim = make_claim(item, self._source.epoch, None)
-                return True
-            item.failure = failure_of(error)
-            return False
-        return True
-
-    def _roll_back(self, transaction: Transaction) -> None:
-        try:
-            transaction.rollback()
-        except Exception as error:
-            events.log("store.rollback-failed", str(error), level="warning")
-
-    def _say_replayed(self, group: Group) -> None:
-        self._context.board.count("replays")
-        reasons = [item.failure.reason for item in group.items if item.failure]
-        events.log("batch.replayed", "; ".join(reasons[:3]), messages=len(group.items))
-
-    @staticmethod
-    def _any_failed(items: list[Item]) -> bool:
-        return any(item.failure is not None for item in items)
-
-    @property
-    def _source(self) -> Source:
-        assert self._source_or_none is not None
-        return self._source_or_none
-
-    @property
-    def _store(self) -> Store:
-        assert self._context.store is not None
-        return self._context.store
-
-    @property
-    def _connection(self) -> Connection:
-        assert self._context.connection is not None
-        return self._context.connection
-
-
-class HalvesNeeded(Exception):
-    """handle_batch failed for several messages: nobody knows which of them is at fault."""
+    def _about(self, item: Item) -> dict[str, object]:
+        return {"message": delivery_id(self._source.epoch, item.delivery.seq), "attempt": item.delivery.attempt}

@@ -1,67 +1,113 @@
-"""One message on its way through a handler thread, and what a handler may answer."""
+"""One message on its way through a handler thread: what its handler gets, what the inbox is asked, what became of it."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
 
-from holdfast.model.delivery import Delivery
+from holdfast.model.delivery import DONE, Delivery
 from holdfast.model.giving_up import Failure
-from holdfast.model.message import Message, Reject, Retry
+from holdfast.model.message import Message
 from holdfast.stores.base import Claim
 
-LONGEST_ANSWER = 64 << 10
+CLASH = Failure("the same identity came before with another body", final=True, event="duplicate.clash")
+_NO_HEADERS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Item:
-    """A delivery, the message made of it, its claim, and, once known, its answer or its failure."""
+    """A delivery, its claim, and, once known, its answer or its failure."""
 
-    __slots__ = ("answer", "claim", "delivery", "failure", "message", "outcome", "unsure")
+    __slots__ = ("answer", "claim", "delivery", "failure", "message", "outcome")
 
-    def __init__(self, delivery: Delivery, message: Message) -> None:
+    def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
-        self.message = message
+        self.message: Message | None = None  # made anew for every run: a handler may have changed its own
         self.claim: Claim | None = None
-        self.outcome = 0
+        self.outcome = DONE
         self.answer = b""
-        self.failure: Failure | None = Failure(delivery.doom, final=True) if delivery.doom else None
-        self.unsure = delivery.redelivered  # an earlier commit may have happened
+        self.failure: Failure | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether whoever gets this delivery next will look into the inbox for it."""
+        return self.delivery.redelivered or self.delivery.attempt > 1
+
+    @property
+    def unsure(self) -> bool:
+        """Whether a commit of ours may have happened that nobody else would look for."""
+        return self.claim is not None and self.claim.redelivered and not self.asked
+
+    def doubt(self) -> None:
+        """A commit with this message in it has failed, and may have happened nevertheless."""
+        if self.claim is not None:
+            self.claim = replace(self.claim, redelivered=True)
+
+    def claim_by_delivery(self, epoch: int) -> None:
+        """Ask for the delivery id alone."""
+        self.claim = Claim(epoch, self.delivery.seq, None, b"", self.asked)
+
+    def claim_by_identity(self, epoch: int, identity: bytes) -> None:
+        """Ask for what identity() gave."""
+        self.claim = Claim(epoch, self.delivery.seq, identity, digest(self.delivery.body), self.asked)
 
 
-def make_claim(item: Item, epoch: int, identity: str | bytes | None) -> Claim:
-    """What the inbox is asked for this message."""
-    raw = identity.encode() if isinstance(identity, str) else identity
-    if raw is not None and not isinstance(raw, bytes):
-        raise TypeError(f"identity() gave {type(identity).__name__}; give str, bytes or None")
-    delivery = item.delivery
-    digest = hashlib.blake2b(delivery.body, digest_size=16).digest() if raw is not None else b""
-    return Claim(epoch, delivery.seq, raw, digest, item.unsure)
+def as_identity(identity: object) -> bytes | None:
+    """What identity() gave, as bytes; TypeError when it is neither text nor bytes nor None."""
+    if isinstance(identity, str):
+        return identity.encode()
+    if identity is None or isinstance(identity, bytes):
+        return identity
+    raise TypeError(f"identity() gave {type(identity).__name__}; give str, bytes or None")
 
 
-def encode_answer(answer: object) -> bytes:
-    """None -> TRUE, str -> UTF-8, bytes as they are; TypeError or ValueError for anything else."""
-    if answer is None:
-        return b"TRUE"
-    if isinstance(answer, str):
-        answer = answer.encode()
-    if not isinstance(answer, bytes):
-        raise TypeError(f"the handler answered with {type(answer).__name__}; answer with None, str or bytes")
-    if len(answer) > LONGEST_ANSWER:
-        raise ValueError(f"the answer has {len(answer)} bytes; at most {LONGEST_ANSWER} can be stored beside the effect")
-    return answer
+def digest(body: bytes) -> bytes:
+    """By which the inbox tells two bodies of one identity apart."""
+    return hashlib.blake2b(body, digest_size=16).digest()
 
 
-def failure_of(error: BaseException) -> Failure:
-    """What an exception from a handler means for its message."""
-    if isinstance(error, Retry):
-        return Failure(error.reason or "retry asked for", after=error.after)
-    if isinstance(error, Reject):
-        return Failure(error.reason or "rejected", final=True)
-    text = "".join(traceback.format_exception(error))
-    return Failure(f"{type(error).__name__}: {error}".rstrip(": "), trace=text[-16384:])
+def delivery_id(epoch: int, seq: int) -> str:
+    """`message.id` of what an ingress delivered."""
+    return f"{epoch:x}-{seq:x}"
 
 
-def received_at(delivery: Delivery, now_ns: int) -> float:
-    """Wall clock time at which the message came in."""
-    return time.time() - (now_ns - delivery.received_ns) / 1e9
+def parse_delivery_id(text: str) -> tuple[int, int] | None:
+    """Epoch and sequence of a `delivery_id`; None for anything else."""
+    epoch, mark, seq = text.partition("-")
+    try:
+        return (int(epoch, 16), int(seq, 16)) if mark else None
+    except ValueError:
+        return None
+
+
+class MessageMaker:
+    """Makes what handlers get."""
+
+    def __init__(self, epoch: int, source: str, extend: Callable[[float], None], monotonic_ns: Callable[[], int]) -> None:
+        self._prefix = f"{epoch:x}-"
+        self._source = source
+        self._extend = extend
+        self._monotonic_ns = monotonic_ns
+        self._offset = 0.0
+
+    def look_at_the_clock(self) -> None:
+        """Once a batch: how far wall clock time is from monotonic time, which may have been set since."""
+        self._offset = time.time() - self._monotonic_ns() / 1e9
+
+    def wall(self, monotonic_ns: int) -> float:
+        """Seconds since the epoch."""
+        return self._offset + monotonic_ns / 1e9
+
+    def make(self, delivery: Delivery) -> Message:
+        return Message(
+            delivery.body,
+            id=f"{self._prefix}{delivery.seq:x}",
+            headers=delivery.headers or _NO_HEADERS,
+            attempt=delivery.attempt,
+            received_at=self._offset + delivery.received_ns / 1e9,
+            source=self._source,
+            extend=self._extend,
+        )
