@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 
 import pytest
@@ -16,29 +17,25 @@ def test_all_is_fine(bench: Bench) -> None:
     assert json.loads(bench.holdfast("check", "fee.py", "--json").stdout) == {"ok": True, "warnings": [], "jobs": {"Fee": "exactly-once"}}
 
 
+def job(*attributes: str, work: str = "def handle(self, m): ...") -> str:
+    lines = [*attributes, *work.split("\n")]
+    return "\n".join(["from holdfast import Job", "class Fee(Job):", *(f"    {line}" for line in lines)])
+
+
+SOURCE = "source = 'zmq+rep://*:{port}'"
+
+
 @pytest.mark.parametrize(
     ("app", "says"),
     [
         ("class X: pass", "fee.py: no Job in this file"),
-        (
-            "from holdfast import Job\nclass Fee(Job):\n    source = 'zmq+rep://*:{port}'\n    def handle(self, m): ...\n    def run(self): ...",
-            "fee.py:2: Fee defines both",
-        ),
+        (job(SOURCE, work="def handle(self, m): ...\ndef run(self): ..."), "fee.py:2: Fee defines both"),
         ("def (:", "SyntaxError"),
         ("import nothing_of_the_kind", "ModuleNotFoundError: No module named 'nothing_of_the_kind'"),
         ("import os; os._exit(3)", "the import of the app ended the process (exit status 3)"),
-        (
-            "from holdfast import Job\nclass Fee(Job):\n    source = 'zmq+rpe://*:1'\n    def handle(self, m): ...",
-            "class fee.py:2, jobs.Fee.source: unknown source scheme",
-        ),
-        (
-            "from holdfast import Job\nclass Fee(Job):\n    source = 'amqp://h'\n    def handle(self, m): ...",
-            "pip install 'holdfast[rabbitmq]'",
-        ),
-        (
-            "from holdfast import Job\nclass Fee(Job):\n    source = 'zmq+rep://*:{port}'\n    store = 'mysql://h/d'\n    def handle(self, m): ...",
-            "pip install 'holdfast[mysql]'",
-        ),
+        (job("source = 'zmq+rpe://*:1'"), "class fee.py:2, jobs.Fee.source: unknown source scheme"),
+        (job("source = 'amqp://h'"), "pip install 'holdfast[rabbitmq]'"),
+        (job(SOURCE, "store = 'mysql://h/d'"), "pip install 'holdfast[mysql]'"),
     ],
 )
 def test_a_wrong_app_is_told(bench: Bench, app: str, says: str) -> None:
@@ -67,8 +64,6 @@ def test_a_syntax_error_comes_with_its_traceback(bench: Bench) -> None:
     ],
 )
 def test_a_wrong_configuration_is_told(bench: Bench, toml: str, says: str) -> None:
-    import re
-
     bench.toml(toml)
     done = bench.holdfast("check", "fee.py")
     assert done.returncode == 2

@@ -248,7 +248,7 @@ def test_a_wrong_class_attribute_is_told_with_file_and_line() -> None:
 
 
 def test_no_app_is_told() -> None:
-    with pytest.raises(ConfigurationError, match='no app is named; write app = "fee.py" under'):
+    with pytest.raises(ConfigurationError, match=r'no app is named; write app = "fee.py" under'):
         daemon_options(inputs("[daemon]\nname = 'x'", app=""))
 
 

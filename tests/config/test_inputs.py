@@ -131,7 +131,7 @@ def test_an_app_that_is_gone_still_has_a_name(folder: Path) -> None:
 def test_another_apps_daemon_is_never_taken_for_this_one(folder: Path) -> None:
     (folder / "holdfast.toml").write_text('[daemon]\nname = "feed"\napp = "fee.py"')
     (folder / "other.py").touch()
-    with pytest.raises(ConfigurationError, match="is the configuration of fee.py, not of other.py"):
+    with pytest.raises(ConfigurationError, match=r"is the configuration of fee.py, not of other.py"):
         whereabouts("other.py", {}, HOME, str(folder))
 
 
@@ -143,7 +143,7 @@ def test_nothing_at_all_is_an_error(folder: Path) -> None:
 def test_a_secret_that_cannot_be_read_is_told_by_its_path(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("geheim\n")
     assert read_secret(str(tmp_path / "secret"), "holdfast.toml:1") == "geheim\n"
-    with pytest.raises(ConfigurationError, match="cannot read .*/nope: No such file"):
+    with pytest.raises(ConfigurationError, match=r"cannot read .*/nope: No such file"):
         read_secret(str(tmp_path / "nope"), "holdfast.toml:1")
 
 
@@ -198,7 +198,7 @@ def test_what_the_service_user_can_change_is_refused(open_folder: Path) -> None:
     inputs = load("fee.py", {}, HOME, str(folder))
     trust.check(inputs, inputs.app, nobody)
     toml.chmod(0o666)
-    with pytest.raises(NoRightsError, match="nobody can write the configuration, .*holdfast.toml, and root would rely on it"):
+    with pytest.raises(NoRightsError, match=r"nobody can write the configuration, .*holdfast.toml, and root would rely on it"):
         trust.check(inputs, inputs.app, nobody)
     toml.chmod(0o644)
     folder.chmod(0o777)
@@ -218,11 +218,11 @@ def test_what_the_service_user_cannot_read_is_told(open_folder: Path) -> None:
     nobody, folder = look_up("nobody"), open_folder
     inputs = load("fee.py", {}, HOME, str(folder))
     (folder / "fee.py").chmod(0o600)
-    with pytest.raises(ConfigurationError, match="nobody cannot read the app, .*fee.py; give nobody the right"):
+    with pytest.raises(ConfigurationError, match=r"nobody cannot read the app, .*fee.py; give nobody the right"):
         trust.check(inputs, inputs.app, nobody)
     (folder / "fee.py").unlink()
-    with pytest.raises(ConfigurationError, match="there is no file .*fee.py; correct app"):
+    with pytest.raises(ConfigurationError, match=r"there is no file .*fee.py; correct app"):
         trust.check(inputs, inputs.app, nobody)
     folder.chmod(0o700)
-    with pytest.raises(ConfigurationError, match="nobody cannot read the (package|working directory)"):
+    with pytest.raises(ConfigurationError, match=r"nobody cannot read the (package|working directory)"):
         trust.check(inputs, inputs.app, nobody)

@@ -109,17 +109,23 @@ def test_a_wedged_daemon_with_a_full_queue_is_a_timeout(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "fee.sock"))
         listener.listen(0)
-        waiting = []
+        waiting = _fill(str(tmp_path / "fee.sock"))
         with pytest.raises(TimeoutError):
-            for _ in range(5):
-                waiting.append(socket.socket(socket.AF_UNIX))
-                waiting[-1].setblocking(False)
-                try:
-                    waiting[-1].connect(str(tmp_path / "fee.sock"))
-                except BlockingIOError:
-                    list(request(str(tmp_path), "fee", {"verb": "status"}, 0.05))
+            list(request(str(tmp_path), "fee", {"verb": "status"}, 0.05))
         for one in waiting:
             one.close()
+
+
+def _fill(path: str) -> list[socket.socket]:
+    """Connections, until no more fit into the listener's queue."""
+    waiting = []
+    while True:
+        waiting.append(socket.socket(socket.AF_UNIX))
+        waiting[-1].setblocking(False)
+        try:
+            waiting[-1].connect(path)
+        except BlockingIOError:
+            return waiting
 
 
 def test_nonsense_is_not_believed(tmp_path: Path) -> None:

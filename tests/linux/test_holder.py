@@ -27,9 +27,8 @@ def test_nobody_holds_what_is_not_locked(lock: Path, tmp_path: Path) -> None:
         assert found is None
     with holder(str(tmp_path / "nothing")) as found:
         assert found is None
-    with open(lock):  # open is not locked
-        with holder(str(lock)) as found:
-            assert found is None
+    with open(lock), holder(str(lock)) as found:  # open is not locked
+        assert found is None
 
 
 def test_the_holder_is_found_and_the_lock_left_alone(lock: Path) -> None:
