@@ -12,6 +12,7 @@ import pytest
 
 from holdfast.errors import ConfigurationError, NoRightsError
 from holdfast.linux import process
+from holdfast.linux.privileges import look_up
 from holdfast.supervisor.instance import BusyError, Instance
 
 
@@ -83,3 +84,19 @@ def test_a_run_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     with pytest.raises(NoRightsError, match=r"set run_dir and state_dir"):
         _instance(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could be made to kill what is not the service user's")
+def test_root_ends_nothing_that_is_not_the_service_users(tmp_path: Path) -> None:
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.name.startswith(("test_", "pytest-")):
+            folder.chmod(0o755)
+    instance = Instance(str(tmp_path / "run"), str(tmp_path / "state"), "fee", look_up("nobody"))
+    instance.make_directories()
+    cat = ["/bin/cat"]
+    with subprocess.Popen(cat, stdin=subprocess.PIPE) as roots, subprocess.Popen(cat, stdin=subprocess.PIPE, user="nobody") as ours:
+        instance.write_children([roots.pid, ours.pid])
+        assert instance.end_leftovers() == [ours.pid]
+        assert ours.wait() == -signal.SIGKILL
+        roots.communicate()
+        assert roots.returncode == 0

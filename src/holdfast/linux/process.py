@@ -69,6 +69,15 @@ def start_time(pid: int) -> int | None:
     return int(fields[19]) if fields else None
 
 
+def owner(pid: int) -> int | None:
+    """The real user id; None when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/status", errors="replace") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith("Uid:")), None)
+    except OSError:
+        return None
+
+
 def parent(pid: int) -> int | None:
     """The parent's PID; None when there is no such process."""
     fields = _stat(pid)

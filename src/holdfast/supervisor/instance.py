@@ -86,14 +86,19 @@ class Instance:
         self._write(f"{self.name}.children", json.dumps(rows), 0o600)
 
     def end_leftovers(self) -> list[int]:
-        """End what a dead supervisor has left, by pidfd and only where the start time is the same; returns their PIDs."""
+        """End what a dead supervisor has left, by pidfd; returns their PIDs.
+
+        Only where the start time is the same, and only processes of the service user: the list lies in a folder that this user can
+        write, and root must not kill whatever it names.
+        """
         try:
             with as_user(self.identity), open(os.path.join(self.run_dir, f"{self.name}.children")) as file:
                 rows = json.load(file)
         except (OSError, ValueError):
             return []
         boot = process.boot_id()
-        return [row["pid"] for row in rows if row.get("boot_id") == boot and _end(row["pid"], row["start_time"])]
+        owner = self.identity.uid if self.identity is not None else os.geteuid()
+        return [row["pid"] for row in rows if row.get("boot_id") == boot and _end(row["pid"], row["start_time"], owner)]
 
     def remove(self) -> None:
         """Remove the views. The locks stay files for ever: unlinking a lock lets two hold it."""
@@ -122,13 +127,13 @@ def _holder(fd: int) -> dict[str, object]:
     return data if isinstance(data, dict) else {}
 
 
-def _end(pid: int, start_time: int | None) -> bool:
+def _end(pid: int, start_time: int | None, owner: int) -> bool:
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
         return False
     try:
-        same = start_time is not None and process.start_time(pid) == start_time
+        same = start_time is not None and process.start_time(pid) == start_time and process.owner(pid) == owner
         return same and process.pidfd_kill(pidfd, signal.SIGKILL)
     finally:
         os.close(pidfd)
