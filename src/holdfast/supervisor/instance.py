@@ -66,6 +66,12 @@ class Instance:
             os.pwrite(fd, json.dumps({"pid": os.getpid(), "app": app}).encode(), 0)
         self.locks = tuple(taken)
 
+    def adopt(self, fds: list[int]) -> None:
+        """Take over the locks of the program that was executed here before: they were never free in between."""
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        self.locks = tuple(fds)
+
     def _explain(self, holder: dict[str, object], app: str, directory: str) -> None:
         other = holder.get("app")
         if other and other != app:

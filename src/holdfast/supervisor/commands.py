@@ -1,0 +1,129 @@
+"""Commands, by whichever mouth they come: the control socket and signals are the same few verbs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+from holdfast.control.server import ControlServer, bind
+from holdfast.linux.privileges import as_user
+from holdfast.supervisor.daemon import Supervisor
+from holdfast.supervisor.report import Report
+from holdfast.telemetry import events
+
+
+class Commands:
+    """Takes what is asked and answers it, at once or when it is so far."""
+
+    _supervisor: Supervisor
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._waiting: list[int] = []
+        self._server: ControlServer | None = None
+        self._interrupts = 0
+        self._reported = False
+
+    def serve(self, supervisor: Supervisor) -> None:
+        """Command this one from here on: take signals, open the control socket, for root and for whoever started us."""
+        self._supervisor = supervisor
+        supervisor.loop.take_signals()
+        ground = self._supervisor.ground
+        with as_user(ground.identity):
+            listener = bind(ground.instance.run_dir, ground.instance.name)
+        self._server = ControlServer(listener, frozenset({0, os.geteuid()}), self._asked, self._watch)
+        self._supervisor.loop.watch(listener.fileno(), self._accept)
+
+    def next_deadline(self) -> float | None:
+        """When somebody has been silent for too long."""
+        return self._server.next_deadline() if self._server is not None else None
+
+    def overdue(self) -> None:
+        """Drop those who have been silent for too long."""
+        if self._server is not None:
+            self._server.overdue(time.monotonic())
+
+    def concluded(self, answer: dict[str, Any]) -> None:
+        """The start has come to its verdict: tell everybody who waits for it."""
+        if not self._reported:
+            self._reported = True
+            self._report.verdict(answer)
+        for fd in self._waiting:
+            self._answer(fd, answer)
+        self._waiting.clear()
+
+    def close(self) -> None:
+        """Say good-bye to those who are still there."""
+        if self._server is not None:
+            for fd in list(self._server.clients):
+                self._server.close(fd)
+            self._supervisor.loop.forget(self._server.listener.fileno())
+            self._server.listener.close()
+
+    def signalled(self, number: int) -> None:
+        """A signal is the abbreviation of a command."""
+        if number == signal.SIGCHLD:
+            self._supervisor.family.reap()
+        elif number in (signal.SIGTERM, signal.SIGINT):
+            self._interrupts += 1
+            self._supervisor.stop(now=self._interrupts > 1)
+        elif number == signal.SIGUSR1:
+            self._supervisor.logs.reopen()
+        elif number in (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
+            events.log("signal.ignored", f"{signal.Signals(number).name}: this version cannot do that yet; use 'restart'", level="warning")
+
+    def _accept(self) -> None:
+        assert self._server is not None
+        self._server.accept(time.monotonic())
+
+    def _watch(self, fd: int, write: bool | None) -> None:
+        loop = self._supervisor.loop
+        if write is None:
+            loop.forget(fd)
+            if fd in self._waiting:
+                self._waiting.remove(fd)
+            return
+        assert self._server is not None
+        server = self._server
+        loop.watch(fd, lambda: server.ready(fd), write=write)
+
+    def _answer(self, fd: int, answer: dict[str, Any]) -> None:
+        if self._server is not None:
+            self._server.send(fd, answer)
+
+    def _asked(self, fd: int, request: dict[str, Any]) -> None:
+        handler = getattr(self, f"_do_{str(request['verb']).replace('-', '_')}", None)
+        if handler is None:
+            self._answer(fd, {"exit": 2, "error": f"unknown verb {request['verb']!r}"})
+        else:
+            handler(fd, request)
+
+    def _do_status(self, fd: int, _request: dict[str, Any]) -> None:
+        self._answer(fd, {"exit": 0, "result": self._supervisor.status()})
+
+    def _do_wait(self, fd: int, _request: dict[str, Any]) -> None:
+        verdict = self._supervisor.verdict
+        if verdict is None:
+            self._waiting.append(fd)
+        else:
+            self._answer(fd, verdict)
+
+    def _do_stop(self, fd: int, request: dict[str, Any]) -> None:
+        timeout = request.get("timeout")
+        if timeout is not None and not isinstance(timeout, int | float):
+            self._answer(fd, {"exit": 2, "error": "timeout is a number of seconds"})
+            return
+        self._supervisor.stop(now=bool(request.get("now")), timeout=timeout, then=lambda: self._answer(fd, {"exit": 0, "result": {}}))
+
+    def _do_restart(self, fd: int, _request: dict[str, Any]) -> None:
+        if self._supervisor.state != "running":
+            self._answer(fd, {"exit": 1, "error": f"the daemon is {self._supervisor.state}"})
+            return
+        self._supervisor.restarting = True
+        self._supervisor.stop()
+
+    def _do_retry_letters(self, fd: int, request: dict[str, Any]) -> None:
+        told = self._supervisor.retry_letters(str(request.get("job")))
+        self._answer(fd, {"exit": 0, "result": {}} if told else {"exit": 1, "error": "no worker of this job is active"})

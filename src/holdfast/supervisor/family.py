@@ -1,0 +1,178 @@
+"""The supervisor's children: who they are, where their output goes, how their end is noticed.
+
+Death is decided by exit, never by the end of a channel: a process that user code forked may hold the channel open. An unknown
+PID is left unreaped while a spawn is under way, since it may be the worker whose PID the zygote is about to tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast.linux import process
+from holdfast.linux.channel import Channel, Packet
+from holdfast.supervisor import offspring
+from holdfast.supervisor.loop import Loop
+from holdfast.telemetry import events
+
+
+@dataclass(slots=True)
+class Child:
+    """One process of ours. `pid` is 0 until the zygote has told it."""
+
+    id: str
+    kind: str  # logger, ingress, zygote, twin, prepare, worker
+    channel: Channel
+    job: str = ""
+    pid: int = 0
+    pidfd: int = -1
+    log: int = -1  # our copy of the read end of its log pipe
+    board: memoryview | None = None
+    started: float = 0.0
+    attached: bool = False  # the ingress knows it
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def kill(self, number: int) -> None:
+        """Send a signal; nothing happens when it is gone."""
+        if self.pidfd >= 0:
+            process.pidfd_kill(self.pidfd, number)
+
+
+class Family:
+    """All children by id. `on_packet` gets what they say, `on_exit` how they ended, after which they are forgotten."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        on_packet: Callable[[Child, Packet, list[int]], None],
+        on_exit: Callable[[Child, process.Exit], None],
+        on_change: Callable[[list[int]], None],
+    ) -> None:
+        self._loop = loop
+        self._on_packet = on_packet
+        self._on_exit = on_exit
+        self._on_change = on_change
+        self.members: dict[str, Child] = {}
+
+    def of(self, kind: str) -> list[Child]:
+        """Children of one kind, the oldest first."""
+        return [child for child in self.members.values() if child.kind == kind]
+
+    def one(self, kind: str) -> Child | None:
+        """The newest child of this kind."""
+        found = self.of(kind)
+        return found[-1] if found else None
+
+    def execute(self, child_id: str, launch: offspring.Launch, now: float) -> Child:
+        """Start a process of ours; OSError when the machine has no room for it."""
+        started = offspring.start(launch)
+        child = Child(child_id, launch.kind, started.channel, started=now)
+        self._add(child)
+        self._born(child, started.pid, started.pidfd)
+        return child
+
+    def expect(self, child_id: str, kind: str, job: str, now: float) -> tuple[Child, socket.socket]:
+        """A child that the zygote is to fork: it, and the end of its channel to hand over."""
+        channel, theirs = Channel.pair()
+        child = Child(child_id, kind, channel, job=job, started=now)
+        self._add(child)
+        return child, theirs
+
+    def born(self, child_id: str, pid: int) -> None:
+        """The zygote tells the PID. An unreaped child cannot be recycled, so this names exactly it."""
+        child = self.members.get(child_id)
+        if child is not None:
+            self._born(child, pid, os.pidfd_open(pid))
+
+    def unborn(self, child_id: str) -> Child | None:
+        """The child will never be: forget it."""
+        child = self.members.get(child_id)
+        if child is not None and not child.pid:
+            self._forget(child)
+            return child
+        return None
+
+    def reap(self) -> None:
+        """Take every exit that can be taken; called on SIGCHLD and after a spawn was told."""
+        while (pid := process.peek()) is not None:
+            child = next((c for c in self.members.values() if c.pid == pid), None)
+            if child is not None:
+                self._ended(child)
+            elif any(not c.pid for c in self.members.values()):
+                return  # it may be a newborn whose PID is about to be told
+            else:
+                events.log("stray.reaped", level="debug", stray=pid, how=str(process.reap(pid)))
+
+    def strays(self) -> list[int]:
+        """Children of this process that are none of ours: helpers that user code has left behind."""
+        known = {child.pid for child in self.members.values()}
+        return [pid for pid in process.children(os.getpid()) if pid not in known]
+
+    def _add(self, child: Child) -> None:
+        self.members[child.id] = child
+        self._loop.watch(child.channel.fileno(), lambda: self._heard(child))
+
+    def _born(self, child: Child, pid: int, pidfd: int) -> None:
+        child.pid, child.pidfd = pid, pidfd
+        self._loop.watch(pidfd, lambda: self._ended(child))
+        self._changed()
+
+    def _heard(self, child: Child) -> None:
+        while child.id in self.members:
+            try:
+                received = child.channel.receive()
+            except EOFError:
+                self._loop.forget(child.channel.fileno())
+                return
+            if received is None:
+                return
+            self._on_packet(child, *received)
+
+    def _ended(self, child: Child) -> None:
+        if child.id not in self.members:
+            return
+        how = process.reap(child.pid)
+        if how is None:
+            return
+        self._heard(child)  # its last words
+        self._forget(child)
+        self._changed()
+        self._on_exit(child, how)
+
+    def _forget(self, child: Child) -> None:
+        self.members.pop(child.id, None)
+        self._loop.forget(child.channel.fileno())
+        child.channel.close()
+        for fd in (child.pidfd, child.log):
+            if fd >= 0:
+                self._loop.forget(fd)
+                os.close(fd)
+
+    def _changed(self) -> None:
+        self._on_change([child.pid for child in self.members.values() if child.pid])
+
+
+def end(pids: list[int]) -> None:
+    """End strays; each is our own unreaped child, so the PID is its own."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def pipe() -> tuple[int, int]:
+    """A log pipe, with room for a burst."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    with contextlib.suppress(OSError):  # the user's share of pipe memory is used up: the usual size will do
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 1 << 20)
+    return read, write
+
+
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What children inherit: ours, unbuffered, so that what user code prints is logged when it is printed."""
+    return {**environ, "PYTHONUNBUFFERED": "1"}

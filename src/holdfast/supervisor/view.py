@@ -1,0 +1,98 @@
+"""What `status` shows: the fleet, the boards and the tally, read without asking anybody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from holdfast.linux import process
+from holdfast.model import board
+from holdfast.model.fleet import QUARANTINE_SLOT, Fleet
+from holdfast.model.job_options import JobConfig
+from holdfast.model.life import Life, Worker
+from holdfast.model.spec import guarantee
+from holdfast.supervisor.boards import Totals
+from holdfast.supervisor.entries import Entries
+from holdfast.supervisor.family import Child
+
+NS = 1_000_000_000
+
+
+def jobs(
+    configured: Mapping[str, JobConfig],
+    fleet: Fleet,
+    members: Mapping[str, Child],
+    entries: Entries,
+    totals: Mapping[str, Totals],
+    now: float,
+) -> list[dict[str, Any]]:
+    """One object a job, as design and reference say."""
+    return [_job(job, fleet, members, entries, totals[name], now) for name, job in configured.items()]
+
+
+def _job(job: JobConfig, fleet: Fleet, members: Mapping[str, Child], entries: Entries, totals: Totals, now: float) -> dict[str, Any]:
+    mine = [worker for worker in fleet.workers.values() if worker.job == job.name]
+    readings = {worker.id: reading(members.get(worker.id), now) for worker in mine}
+    total, minute = totals.copy(), 0
+    for one in readings.values():
+        total.add(one)
+        minute += one.last_minute
+    held = entries.tally(job.name)["held"] if job.name in entries.sources else sum(_in_hand(one) for one in readings.values())
+    state, reason = _state(fleet, mine, members)
+    names = ("handled", "failed", "retried", "dead", "duplicates")
+    return {
+        "name": job.name,
+        "state": state,
+        **({"reason": reason} if reason else {}),
+        "source": job.shown.get("source", "").strip('"'),
+        "listening": entries.endpoint(job.name) if job.name in entries.sources else "",
+        "store": job.shown.get("store", "").strip('"'),
+        "guarantee": guarantee(job.options),
+        **{name: total.counters[name] for name in names},
+        "in_flight": held,
+        "rate_1m": round(minute / 60, 2),
+        "latency_ms": {"p50": board.percentile_ms(total.latency, 0.5), "p99": board.percentile_ms(total.latency, 0.99)},
+        "ingress": entries.tally(job.name) if job.name in entries.sources else {},
+        "workers": [_worker(worker, members.get(worker.id), readings[worker.id], totals, job, now) for worker in mine],
+    }
+
+
+def _worker(worker: Worker, child: Child | None, one: board.Reading, totals: Totals, job: JobConfig, now: float) -> dict[str, Any]:
+    pid = child.pid if child is not None else 0
+    return {
+        "id": worker.id,
+        "pid": pid,
+        "role": "quarantine" if worker.quarantine else "worker",
+        "state": worker.life.name.lower(),
+        "generation": worker.generation,
+        "threads": 1 if worker.quarantine else job.options.threads or 1,
+        "in_flight": _in_hand(one),
+        "handled": one.counters["handled"],
+        "rss_bytes": process.rss_bytes(pid) if pid else 0,
+        "uptime_s": round(now - child.started, 3) if child is not None else 0.0,
+        "restarts": totals.restarts.get(worker.slot, 0),
+    }
+
+
+def _state(fleet: Fleet, mine: list[Worker], members: Mapping[str, Child]) -> tuple[str, str]:
+    if fleet.stopping:
+        return "stopping", ""
+    paused = [members[w.id].facts["paused"] for w in mine if w.id in members and "paused" in members[w.id].facts]
+    if paused:
+        return "paused", str(paused[0])
+    if not mine:
+        return "starting", ""
+    slots = [slot for number, slot in fleet.jobs[mine[0].job].slots.items() if number != QUARANTINE_SLOT]
+    active = [slot for slot in slots if slot.incumbent is not None and slot.incumbent.life is Life.ACTIVE]
+    if len(active) == len(slots):
+        return "running", ""
+    return ("degraded" if active else "starting"), f"{len(active)} of {len(slots)} workers are active"
+
+
+def reading(child: Child | None, now: float) -> board.Reading:
+    """A child's board, empty when it has none."""
+    return board.read(child.board, int(now * NS)) if child is not None and child.board is not None else board.Reading()
+
+
+def _in_hand(one: board.Reading) -> int:
+    return sum(len(begun.seqs) for begun in one.begun)
