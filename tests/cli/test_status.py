@@ -46,7 +46,7 @@ fee  running  pid 4711  up 2h 3m  generation 1  holdfast 0.1.0
 
 Fee  paused  zmq+rep://127.0.0.1:5555 -> mysql://www:***@db/fee  exactly-once
   the store is away
-  20000 handled, 1 failed, 2 retried, 3 dead letters, 4 duplicates, 5 in flight, 6 in the last minute, p50 1.5 ms, p99 12 ms
+  20000 handled, 1 failed, 2 retried, 3 dead letters, 4 duplicates, 5 in flight, 6 a second, p50 1.5 ms, p99 12 ms
   PID   STATE   GEN  THREADS  IN FLIGHT  HANDLED  MEMORY    UP     RESTARTS
   4712  active    1        8          5    20000  50.0 MiB  1m 1s         0
 

@@ -17,7 +17,7 @@ _COUNTERS = (
     ("dead", "dead letters"),
     ("duplicates", "duplicates"),
     ("in_flight", "in flight"),
-    ("rate_1m", "in the last minute"),
+    ("rate_1m", "a second"),
 )
 _WORKER = (
     ("PID", "pid"),
