@@ -35,10 +35,11 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The worker is reaped. `how` is for people."""
+    """The worker is reaped. `how` is for people; `worked` says that it had done something first, so that this is no crash loop."""
 
     worker: str
     how: str
+    worked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +174,10 @@ class Fleet:
                 self.generation = generation
             case Ready(worker):
                 self._ready(worker, now, effects)
-            case Exited(worker, how) | SpawnFailed(worker, how):
-                self._exited(worker, how, now, effects)
+            case Exited(worker, how, worked):
+                self._exited(worker, how, worked, now, effects)
+            case SpawnFailed(worker, how):
+                self._exited(worker, how, False, now, effects)
             case Hung(worker, reason):
                 self._hung(worker, reason, effects)
             case Suspects(job, count):
@@ -228,17 +231,17 @@ class Fleet:
         if old is not None:
             self._drain(old, "replaced", now, effects)
 
-    def _exited(self, name: str, how: str, now: float, effects: list[Effect]) -> None:
+    def _exited(self, name: str, how: str, worked: bool, now: float, effects: list[Effect]) -> None:
         worker = self.workers.pop(name, None)
         if worker is None:
             return
         expected = worker.life is Life.DRAINING
-        up = now - worker.since if worker.life is Life.ACTIVE else 0.0
+        stable = worked or (worker.life is Life.ACTIVE and now - worker.since >= STABLE_AFTER)
         worker.step(Step.EXITED, now, None)
         job, slot = self._place(worker)
         if not expected:
             effects.append(Note("worker.died", name, how))
-            self._cool(slot, up, now)
+            self._cool(slot, stable, now)
         if slot.heir is worker:
             slot.heir = None
         elif slot.incumbent is worker:
@@ -254,8 +257,8 @@ class Fleet:
         if heir is not None and heir.life is Life.READY:
             self._activate(heir, now, effects)
 
-    def _cool(self, slot: Slot, up: float, now: float) -> None:
-        slot.deaths = 1 if up >= STABLE_AFTER else slot.deaths + 1
+    def _cool(self, slot: Slot, stable: bool, now: float) -> None:
+        slot.deaths = 1 if stable else slot.deaths + 1
         over = slot.deaths - FREE_DEATHS
         delay = 0.0 if over <= 0 else min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(over - 1, 20)) * self.jitter()
         slot.not_before = now + delay

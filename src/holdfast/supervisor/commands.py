@@ -55,12 +55,12 @@ class Commands:
         self._waiting.clear()
 
     def close(self) -> None:
-        """Say good-bye to those who are still there."""
+        """Listen no more, then say good-bye to those who are there: whoever comes back at once finds nobody, not somebody who leaves."""
         if self._server is not None:
-            for fd in list(self._server.clients):
-                self._server.close(fd)
             self._supervisor.loop.forget(self._server.listener.fileno())
             self._server.listener.close()
+            for fd in list(self._server.clients):
+                self._server.close(fd)
 
     def signalled(self, number: int) -> None:
         """A signal is the abbreviation of a command."""

@@ -1,0 +1,104 @@
+"""Started as root: nothing but the supervisor keeps it, and nothing starts that would (G8; behaviours 10, 11)."""
+
+import os
+import pwd
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from crowd import ask, effects
+
+from holdfast.testing.daemon import DaemonProcess
+
+Make = Callable[..., DaemonProcess]
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has something to drop")
+
+
+@pytest.fixture
+def open_path(tmp_path: Path) -> Path:
+    """The test's folder can be entered by everybody."""
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.name.startswith(("test_", "pytest-")):
+            folder.chmod(0o755)
+    return tmp_path
+
+
+def _make_for(make: Make, user: str, **more: str) -> DaemonProcess:
+    daemon = make(f'user = "{user}"\n', **more)
+    daemon.folder.chmod(0o755)
+    daemon.file.chmod(0o644)
+    daemon.file.write_text(daemon.file.read_text().replace(f"{daemon.folder}/add.db", f"{daemon.folder}/data/add.db"))
+    (daemon.folder / "data").mkdir()
+    os.chown(daemon.folder / "data", pwd.getpwnam("nobody").pw_uid, -1)
+    return daemon
+
+
+def test_every_process_but_the_supervisor_has_nothing_of_root(make: Make, open_path: Path) -> None:
+    daemon = _make_for(make, "nobody")
+    daemon.start()
+    assert ask(daemon.port, "a") == b"TRUE"
+    nobody = pwd.getpwnam("nobody")
+    groups = {str(group) for group in os.getgrouplist("nobody", nobody.pw_gid)}
+    others = [pid for pid in daemon.processes() if pid != daemon.pid]
+    assert len(others) == 5
+    for pid in others:
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        assert set(status["Uid"].split()) == {str(nobody.pw_uid)}
+        assert set(status["Gid"].split()) == {str(nobody.pw_gid)}
+        assert set(status["Groups"].split()) == groups
+        assert (status["NoNewPrivs"].strip(), int(status["CapEff"], 16), int(status["CapBnd"], 16)) == ("1", 0, 0)
+    assert (daemon.folder / "data" / "add.db").owner() == "nobody"
+    assert effects(daemon.folder / "data" / "add.db") == {"a": 1}
+
+
+def test_the_supervisor_of_root_holds_no_network_socket_and_no_driver(make: Make, open_path: Path) -> None:
+    daemon = _make_for(make, "nobody")
+    daemon.start()
+    maps = Path(f"/proc/{daemon.pid}/maps").read_text()
+    assert "zmq" not in maps
+    assert "sqlite" not in maps
+    assert Path(f"/proc/{daemon.pid}/cmdline").read_text().split("\0")[1:3] == ["-I", "-S"]
+
+
+def test_a_low_port_is_bound_before_the_drop_and_only_on_roots_word(make: Make, open_path: Path) -> None:
+    daemon = _make_for(make, "nobody")
+    text = daemon.file.read_text()
+    daemon.file.write_text(text.replace(str(daemon.port), "893"))
+    told = daemon.run("start")
+    assert (told.returncode, "893" in told.stderr) == (2, True)
+    daemon.toml.write_text(daemon.toml.read_text() + '[jobs.Add]\nsource = "zmq+rep://127.0.0.1:893"\n')
+    daemon.start()
+    assert ask(893, "a") == b"TRUE"
+
+
+@pytest.mark.parametrize(
+    ("user", "status", "said"),
+    [("no-such-user", 2, "no user 'no-such-user'"), ("", 2, 'user = "www-data"'), ("nobdy", 2, "did you mean 'nobody'")],
+)
+def test_who_it_is_to_run_as_must_be_said_and_known(make: Make, user: str, status: int, said: str) -> None:
+    daemon = make(f'user = "{user}"\n')
+    told = daemon.run("start")
+    assert (told.returncode, said in told.stderr) == (status, True), told.stderr
+
+
+def test_a_service_user_who_cannot_read_the_app_is_told(make: Make, open_path: Path) -> None:
+    daemon = _make_for(make, "nobody")
+    daemon.file.chmod(0o600)
+    told = daemon.run("start")
+    assert (told.returncode, "app.py" in told.stderr and "nobody" in told.stderr) == (2, True), told.stderr
+
+
+def test_what_the_service_user_can_write_is_not_trusted(make: Make, open_path: Path) -> None:
+    daemon = _make_for(make, "nobody")
+    daemon.toml.chmod(0o666)
+    told = daemon.run("start")
+    assert (told.returncode, "holdfast.toml" in told.stderr) == (4, True), told.stderr
+
+
+def test_a_run_directory_that_cannot_be_written_is_told(make: Make, open_path: Path) -> None:
+    daemon = _make_for(make, "nobody")
+    (daemon.folder / "run").mkdir(mode=0o755)
+    (daemon.folder / "run" / "other").touch()
+    told = daemon.run("start")
+    assert (told.returncode, "run_dir" in told.stderr) == (4, True), told.stderr
