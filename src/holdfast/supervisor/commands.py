@@ -50,9 +50,9 @@ class Commands:
         if not self._reported:
             self._reported = True
             self._report.verdict(answer)
-        for fd in self._waiting:
+        waiting, self._waiting = self._waiting, []  # an answer ends its client, who is then taken off the list
+        for fd in waiting:
             self._answer(fd, answer)
-        self._waiting.clear()
 
     def close(self) -> None:
         """Listen no more, then say good-bye to those who are there: whoever comes back at once finds nobody, not somebody who leaves."""
