@@ -40,6 +40,11 @@ class Inbox:
     def __init__(self, connection: Connection, scope: str) -> None:
         self._connection = connection
         self._scope = scope
+        self._granted: set[bytes] = set()  # in this transaction, with no outcome yet
+
+    def begin(self) -> None:
+        """A transaction begins: nothing is granted in it so far."""
+        self._granted.clear()
 
     def claim(self, claims: Sequence[Claim]) -> list[Decision]:
         """Decide on each claim; see `holdfast.stores.base.Transaction.claim`."""
@@ -74,6 +79,7 @@ class Inbox:
             sql = f"INSERT INTO holdfast_inbox VALUES {groups} ON CONFLICT DO NOTHING RETURNING id"
             for (key,) in self._connection.exec_driver_sql(sql, tuple(values)):
                 fresh[key] = wanted[key]
+        self._granted.update(fresh)
         return fresh
 
     def _seen(self, claim: Claim) -> Decision:
@@ -83,6 +89,8 @@ class Inbox:
         ).one()
         if row[0] != claim.digest:
             return Decision(Verdict.CLASH)
+        if hashed(claim.identity) in self._granted:
+            return Decision(Verdict.BUSY)  # the row says DONE before it is done
         return Decision(Verdict.DONE, row[1], TRUE if row[2] is None else row[2])
 
     def _in_batches(self, claim: Claim) -> Decision:
@@ -100,6 +108,7 @@ class Inbox:
         """Take claims back that were granted in this transaction."""
         for claim in claims:
             if claim.identity is not None:
+                self._granted.discard(hashed(claim.identity))
                 self._connection.exec_driver_sql(
                     "DELETE FROM holdfast_inbox WHERE scope = ? AND id = ?", (self._scope, hashed(claim.identity))
                 )
@@ -112,8 +121,11 @@ class Inbox:
             stored = None if answer == TRUE else answer
             if claim.identity is None:
                 by_epoch.setdefault(claim.epoch, []).append((claim.seq, outcome, stored))
-            elif outcome != DONE or stored is not None:
-                changed.append((outcome, stored, self._scope, hashed(claim.identity)))
+            else:
+                key = hashed(claim.identity)
+                self._granted.discard(key)
+                if outcome != DONE or stored is not None:
+                    changed.append((outcome, stored, self._scope, key))
         if changed:
             self._connection.exec_driver_sql("UPDATE holdfast_inbox SET outcome = ?, answer = ? WHERE scope = ? AND id = ?", changed)
         for epoch, rows in by_epoch.items():

@@ -112,6 +112,14 @@ class SqliteStore:
         self.engine.dispose()
         self._turn.close()
 
+    def _read(self, work: Any) -> Any:
+        """Look at what is committed, without waiting for a writer. One in memory has one connection, and so has to take turns."""
+        if not self._path:
+            return self._once(work)
+        with self.engine.connect() as core:
+            core.info["reads"] = True
+            return work(core)
+
     def _once(self, work: Any) -> Any:
         """Run something in a transaction of its own."""
         connection = self.connect()
@@ -181,6 +189,7 @@ class SqliteTransaction:
         self._turn = turn
         self._inbox = box
         self._transaction = connection.core.begin()
+        box.begin()
         self.ending = False
         self.db = Database(connection.core)
 
@@ -267,7 +276,7 @@ class SqliteLetters:
         return self._select("job = ? AND state = 'retry'", (job,), bodies=True)[:most]
 
     def _select(self, where: str, values: tuple[Any, ...], *, bodies: bool) -> list[DeadLetter]:
-        found: list[DeadLetter] = self._store._once(lambda core: letters.select(core, where, values, bodies=bodies))
+        found: list[DeadLetter] = self._store._read(lambda core: letters.select(core, where, values, bodies=bodies))
         return found
 
     def _change(self, sql: str, letter_ids: Sequence[str] | None, job: str | None) -> int:
@@ -289,4 +298,4 @@ def _note_error(context: Any) -> None:
 
 
 def _begin_immediate(connection: sqlalchemy.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    connection.exec_driver_sql("BEGIN" if connection.info.get("reads") else "BEGIN IMMEDIATE")

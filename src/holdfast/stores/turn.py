@@ -33,12 +33,19 @@ class Turn:
                 self._waiting.append(mine)
         mine.acquire()
         if self._fd >= 0:
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX)
+            except BaseException:
+                self._next()
+                raise
 
     def give(self) -> None:
         """Let the next one write."""
         if self._fd >= 0:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
+        self._next()
+
+    def _next(self) -> None:
         with self._guard:
             if self._waiting:
                 self._waiting.popleft().release()
