@@ -57,7 +57,7 @@ def test_workers_that_did_something_are_replaced_at_once_however_often_they_are_
     (name,) = _spawned(fleet.handle(f.Launch(1), 0))
     for second in range(100):
         fleet.handle(f.Ready(name), second / 2)
-        (name,) = _spawned(fleet.handle(f.Exited(name, "killed by SIGKILL", worked=True), second / 2))
+        (name,) = _spawned(fleet.handle(f.Exited(name, "killed by SIGKILL", blameless=True), second / 2))
 
 
 def test_an_heir_is_active_before_its_incumbent_drains() -> None:
@@ -220,8 +220,8 @@ class _SpawnsAfterStop(f.Fleet):
 
 
 class _TwoIncumbents(f.Fleet):
-    def _exited(self, name: str, how: str, worked: bool, now: float, effects: list[f.Effect]) -> None:
-        super()._exited(next(iter(self.workers), name), how, worked, now, effects)
+    def _exited(self, name: str, how: str, blameless: bool, now: float, effects: list[f.Effect]) -> None:
+        super()._exited(next(iter(self.workers), name), how, blameless, now, effects)
         for slot in self.jobs["Fee"].slots.values():
             slot.incumbent = None
 

@@ -35,11 +35,11 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The worker is reaped. `how` is for people; `worked` says that it had done something first, so that this is no crash loop."""
+    """The worker is reaped. `how` is for people; `blameless`: this is no crash loop, for it had done something, or somebody killed it."""
 
     worker: str
     how: str
-    worked: bool = False
+    blameless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +174,8 @@ class Fleet:
                 self.generation = generation
             case Ready(worker):
                 self._ready(worker, now, effects)
-            case Exited(worker, how, worked):
-                self._exited(worker, how, worked, now, effects)
+            case Exited(worker, how, blameless):
+                self._exited(worker, how, blameless, now, effects)
             case SpawnFailed(worker, how):
                 self._exited(worker, how, False, now, effects)
             case Hung(worker, reason):
@@ -231,12 +231,12 @@ class Fleet:
         if old is not None:
             self._drain(old, "replaced", now, effects)
 
-    def _exited(self, name: str, how: str, worked: bool, now: float, effects: list[Effect]) -> None:
+    def _exited(self, name: str, how: str, blameless: bool, now: float, effects: list[Effect]) -> None:
         worker = self.workers.pop(name, None)
         if worker is None:
             return
         expected = worker.life is Life.DRAINING
-        stable = worked or (worker.life is Life.ACTIVE and now - worker.since >= STABLE_AFTER)
+        stable = blameless or (worker.life is Life.ACTIVE and now - worker.since >= STABLE_AFTER)
         worker.step(Step.EXITED, now, None)
         job, slot = self._place(worker)
         if not expected:

@@ -284,6 +284,13 @@ class SqliteLetters:
         return count
 
 
+def warm_up() -> None:
+    """Fill SQLAlchemy's caches with a database in memory, before the forks; it is closed again."""
+    store = SqliteStore("sqlite://", "", 1, 1.0)
+    store.install("", lambda _db: None)
+    store.close()
+
+
 def _tune(driver: sqlite3.Connection, _record: object) -> None:
     cursor = driver.cursor()
     cursor.execute("PRAGMA journal_mode = WAL")

@@ -411,7 +411,8 @@ class Supervisor:
             restarts[worker.slot] = restarts.get(worker.slot, 0) + 1
         if self.state == "starting":
             self.fail(AppError(f"a worker ended before it was ready: {text}", where=f"job {child.job}", remedy="see the log"))
-        self._decide(model.Exited(child.id, text, worked=bool(reading.counters["handled"])), now)
+        killed = how.signal == signal.SIGKILL and worker is not None and worker.life is Life.ACTIVE
+        self._decide(model.Exited(child.id, text, blameless=killed or bool(reading.counters["handled"])), now)
 
     def _prepare_ended(self, child: Child, how: Exit, _now: float) -> None:
         if child.facts.get("prepared") and self._unprepared:
