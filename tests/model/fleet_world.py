@@ -39,7 +39,9 @@ class World:
         """Everybody who starts becomes ready, everybody who drains goes, until nothing changes."""
         for _ in range(most):
             starting, draining = self.named(Life.STARTING), self.named(Life.DRAINING)
-            removed = [e.job for e in self.effects if isinstance(e, f.Removed) and e.job in self.fleet.jobs and self.fleet.jobs[e.job].removed]
+            removed = [
+                e.job for e in self.effects if isinstance(e, f.Removed) and e.job in self.fleet.jobs and self.fleet.jobs[e.job].removed
+            ]
             if not starting and not draining and not removed:
                 return
             for name in starting:
