@@ -41,6 +41,22 @@ def test_a_misbehaving_handler_takes_nothing_from_the_others(build: Build, how: 
     assert max(world.job.runs.values()) <= 2  # type: ignore[attr-defined]
 
 
+def test_what_an_orm_session_holds_is_written_with_its_message(build: Build) -> None:
+    world = build()
+    world.send("a,1", "b,2,orm-open", "c,3,raise")
+    world.run()
+    assert world.query("SELECT name FROM orm") == [("x",)]
+    assert world.volumes() == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize(("how", "reason"), [("orm-broken", "the ORM session could not be written"), ("nested", "left a savepoint open")])
+def test_what_a_handler_left_open_is_told(build: Build, how: str, reason: str) -> None:
+    world = build()
+    world.send(f"a,1,{how}")
+    world.run()
+    assert reason in world.letters()[0].reason
+
+
 @pytest.mark.parametrize("how", ["raise", "commit", "swallow", "number", "long"])
 def test_many_offenders_cost_few_transactions(build: Build, how: str) -> None:
     world = build()

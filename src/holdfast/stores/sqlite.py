@@ -212,7 +212,7 @@ class SqliteTransaction:
         return letters.unbury(self._connection.core, letter)
 
     def begin_message(self) -> None:
-        self.db.touched = False
+        self.db.begin_message()
 
     def touched(self) -> bool:
         return self.db.touched
@@ -222,7 +222,10 @@ class SqliteTransaction:
             return self.db.broken
         if not self._connection.driver.in_transaction or not self._transaction.is_active:
             return "the handler ended the transaction"
-        return "" if self._connection.core.get_transaction() is self._transaction else "the handler replaced the transaction"
+        if self._connection.core.get_transaction() is not self._transaction:
+            return "the handler replaced the transaction"
+        self.db.broken = self.db.loose_end() or self.db.broken
+        return self.db.broken
 
     def commit(self) -> None:
         self._end(self._transaction.commit)

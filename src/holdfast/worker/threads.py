@@ -115,6 +115,7 @@ class Hand:
         self._connection = connect(shared.store)
         self._job._runtime = ThreadRuntime(shared.work, shared.draining, self._connection)
         setattr(self._job, shared.work, only_here(getattr(self._job, shared.work)))
+        self._job.identity = only_here(self._job.identity)  # type: ignore[method-assign]
         context = shared.context(index, self._connection)
         self._board = context.board
         self._engine = None if shared.work == "run" else shared.engine(self._job, shared.spec, context)
