@@ -290,3 +290,27 @@ def test_without_an_inbox_a_redelivered_message_runs_again(build: Build) -> None
     assert world.volumes() == {"a": 2}
     assert world.query("SELECT count(*) FROM holdfast_inbox") == [(0,)]
     assert len(world.letters()) == 1
+
+
+def test_old_identities_are_forgotten_while_work_goes_on(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.worker.cleaning.STEP", 5)
+    world = build(ByName, inbox_keep=50.0)
+    world.send(*(f"old{n},1" for n in range(4)))
+    world.run()
+    world.store._once(lambda core: core.exec_driver_sql("UPDATE holdfast_inbox SET seen_at = seen_at - 100"))
+    for n in range(4):
+        world.send(f"new{n},1")
+        world.run()
+    assert len(world.query("SELECT 1 FROM holdfast_inbox")) == 4
+    world.store._once(lambda core: core.exec_driver_sql("UPDATE holdfast_inbox SET seen_at = seen_at - 100"))
+    world.engine.retry_letters()
+    assert world.query("SELECT 1 FROM holdfast_inbox") == []
+
+
+def test_an_inbox_that_cannot_be_cleaned_holds_nothing_up(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.worker.cleaning.STEP", 1)
+    world = build(ByName)
+    world.store.clean = lambda keep, most: 1 / 0
+    world.send("a,1")
+    world.run()
+    assert world.volumes() == {"a": 1}
