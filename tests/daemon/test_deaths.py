@@ -155,7 +155,8 @@ def test_a_dead_letter_is_tried_again_by_command(make: Make) -> None:
 
 def test_a_dead_letter_that_kills_its_worker_is_tried_once(make: Make) -> None:
     daemon = make()
-    bank = 'if how == "bank":\n            if message.attempt > 1:\n                os.kill(os.getpid(), 9)\n            raise OSError("closed")\n'
+    kill = "if message.attempt > 1:\n                os.kill(os.getpid(), 9)"
+    bank = f'if how == "bank":\n            {kill}\n            raise OSError("closed")\n'
     daemon.file.write_text(daemon.file.read_text().replace('if how == "segv"', f'{bank}        if how == "segv"'))
     daemon.start()
     assert ask(daemon.port, "a,bank") == b"FALSE"
