@@ -262,7 +262,11 @@ def main() -> int:
     daemon = Daemon(folder)
     try:
         good = show(daemon)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError) as error:
+        daemon.command("stop", "--now")
+        if isinstance(error, BrokenPipeError):  # whoever read this has gone
+            shutil.rmtree(folder)
+            os._exit(1)
         good = False
     if not good:
         say(f"\nNOT as it should be. Everything is kept in {folder}; the log ends with:\n{daemon.log_tail()}")

@@ -74,6 +74,15 @@ def test_an_identity_that_forked_is_told_once(nursery: Nursery) -> None:
     assert tickets(nursery) == [(1, 1), (2, 1)]
 
 
+def test_tables_that_cannot_be_made_are_told_with_their_statement(nursery: Nursery) -> None:
+    nursery.loaded(FEE.replace("CREATE TABLE", "CREAT TABLE"), preload=())
+    ward = nursery.spawn("prepare", store=f"sqlite:///{nursery.folder}/fee.db")
+    failed = ward.expect("failed")
+    assert failed["exit"] == 1
+    assert 'near "CREAT": syntax error; this is the statement: CREAT TABLE IF NOT EXISTS fee' in failed["reason"]
+    assert ward.wait() == 1
+
+
 @pytest.mark.parametrize("point", ["after-receive", "after-take", "after-handle", "after-record", "after-commit", "after-settle"])
 def test_killed_anywhere_and_delivered_again_there_is_one_effect(nursery: Nursery, point: str) -> None:
     nursery.environment["HOLDFAST_FAULT"] = point
