@@ -81,6 +81,7 @@ def _found(document: dict[str, Any], locks: list[int]) -> tuple[Ground, Any]:
         version=document["version"],
         pid=os.getpid(),
         terminal=terminal,
+        guard=document.get("guard", 0),
     )
     return ground, inputs
 
