@@ -33,6 +33,7 @@ COMMAND = Command(
     details="Run the daemon as the child of this process, which starts it again when it ends and nobody asked for that: at once,\n"
     "then at growing intervals up to a minute. Each recovery is in the daemon's log. 'stop' ends both; signals are passed on.\n"
     "Where a service manager watches already, the daemon runs without a guard.\n\n"
-    "exit status: as 'foreground'",
+    "exit status: 0 stopped, 1 app or setup() failed at the first start, 2 usage or configuration (also when it runs already),\n"
+    "4 no rights, 5 a port, broker or store was not to be had in time",
     run=run,
 )
