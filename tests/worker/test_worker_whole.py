@@ -9,6 +9,7 @@ import pytest
 from nursery import Nursery, Ward
 
 FEE = """
+import os
 from holdfast import Job
 
 class Fee(Job):
@@ -48,6 +49,38 @@ def test_messages_are_committed_and_answered(nursery: Nursery) -> None:
     assert sorted(ward.settled(3)) == [[1, 0, b"done 1"], [2, 0, b"done 2"], [3, 0, b"done 3"]]
     drained(ward)
     assert tickets(nursery) == [(1, 1), (2, 1), (3, 1)]
+
+
+FORKING = """
+    def identity(self, message):
+        pid = os.fork()
+        if pid:
+            os.waitpid(pid, 0)
+        return message.text
+"""
+
+
+def test_an_identity_that_forked_is_told_once(nursery: Nursery) -> None:
+    nursery.loaded(FEE + FORKING, preload=())
+    store = f"sqlite:///{nursery.folder}/fee.db"
+    assert nursery.spawn("prepare", store=store).wait() == 0
+    ward = nursery.spawn(store=store).active()
+    ward.deliver(b"1", b"2")
+    assert sorted(ward.settled(2)) == [[1, 0, b"done 1"], [2, 0, b"done 2"]]
+    ward.deliver(b"1")  # known already: no handler is called that would end the child
+    assert [item[1:] for item in ward.settled(1)] == [[0, b"done 1"]]
+    drained(ward)
+    assert "settled" not in ward.rest()
+    assert tickets(nursery) == [(1, 1), (2, 1)]
+
+
+def test_tables_that_cannot_be_made_are_told_with_their_statement(nursery: Nursery) -> None:
+    nursery.loaded(FEE.replace("CREATE TABLE", "CREAT TABLE"), preload=())
+    ward = nursery.spawn("prepare", store=f"sqlite:///{nursery.folder}/fee.db")
+    failed = ward.expect("failed")
+    assert failed["exit"] == 1
+    assert 'near "CREAT": syntax error; this is the statement: CREAT TABLE IF NOT EXISTS fee' in failed["reason"]
+    assert ward.wait() == 1
 
 
 @pytest.mark.parametrize("point", ["after-receive", "after-take", "after-handle", "after-record", "after-commit", "after-settle"])

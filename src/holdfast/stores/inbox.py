@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -135,10 +136,49 @@ class Inbox:
                 (self._scope, f"{epoch:x}", min(seqs), max(seqs), msgspec.msgpack.encode(rows), time.time()),
             )
 
-    def clean(self, older_than: float, most: int) -> int:
-        """Forget at most so many rows older than this many seconds."""
-        before, gone = time.time() - older_than, 0
-        for table, key in (("holdfast_inbox", "scope, id"), ("holdfast_batch", "id")):
-            sql = f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE scope = ? AND seen_at < ? LIMIT ?)"
-            gone += self._connection.exec_driver_sql(sql, (self._scope, before, most - gone)).rowcount
-        return gone
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Where cleaning goes on: behind these keys. It walks along the primary keys, for an index on the time would cost every insert."""
+
+    identity: bytes = b""
+    batch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The rows between `after` and `upto`, of which so many are old."""
+
+    after: Sweep
+    upto: Sweep
+    before: float
+    old: int
+
+
+def look(connection: Connection, scope: str, sweep: Sweep, older_than: float, most: int) -> tuple[Sweep, Window]:
+    """Look at the next `most` rows of either table; returns where the next look begins. Writes nothing."""
+    before = time.time() - older_than
+    upto, count, old = connection.exec_driver_sql(
+        """SELECT max(id), count(*), coalesce(sum(seen_at < ?), 0) FROM
+           (SELECT id, seen_at FROM holdfast_inbox WHERE scope = ? AND id > ? ORDER BY id LIMIT ?)""",
+        (before, scope, sweep.identity, most),
+    ).one()
+    upto_batch, batches, old_batches = connection.exec_driver_sql(
+        """SELECT max(id), count(*), coalesce(sum(seen_at < ? AND scope = ?), 0) FROM
+           (SELECT id, scope, seen_at FROM holdfast_batch WHERE id > ? ORDER BY id LIMIT ?)""",
+        (before, scope, sweep.batch, most),
+    ).one()
+    window = Window(sweep, Sweep(upto or b"", upto_batch or 0), before, old + old_batches)
+    return Sweep(upto if count == most else b"", upto_batch if batches == most else 0), window
+
+
+def forget(connection: Connection, scope: str, window: Window) -> int:
+    """Delete the old rows of a window; returns how many went."""
+    gone = 0
+    for table, after, upto in (
+        ("holdfast_inbox", window.after.identity, window.upto.identity),
+        ("holdfast_batch", window.after.batch, window.upto.batch),
+    ):
+        sql = f"DELETE FROM {table} WHERE scope = ? AND id > ? AND id <= ? AND seen_at < ?"
+        gone += connection.exec_driver_sql(sql, (scope, after, upto, window.before)).rowcount
+    return gone

@@ -39,9 +39,23 @@ def bury(connection: Connection, letter: DeadLetter) -> None:
         connection.exec_driver_sql("INSERT INTO holdfast_dead_body VALUES (?, ?, ?)", (letter.id, part, letter.body[at : at + PART]))
 
 
+def attempt(connection: Connection, letter: DeadLetter) -> bool:
+    """Note that a marked letter is being tried; see `holdfast.stores.base.Letters.attempt`. `attempts` says whose it is."""
+    begun = letter.begun()
+    sql = "UPDATE holdfast_dead SET state = 'dead', reason = ?, attempts = ? WHERE id = ? AND attempts = ? AND state = 'retry'"
+    return bool(connection.exec_driver_sql(sql, (begun.reason, begun.attempts, letter.id, letter.attempts)).rowcount)
+
+
+def put_back(connection: Connection, letter: DeadLetter) -> None:
+    """Undo `attempt`; nothing when the letter is gone, or somebody else's by now."""
+    sql = "UPDATE holdfast_dead SET state = 'retry', reason = ?, attempts = ? WHERE id = ? AND attempts = ?"
+    connection.exec_driver_sql(sql, (letter.reason, letter.attempts, letter.id, letter.attempts + 1))
+
+
 def unbury(connection: Connection, letter: DeadLetter) -> bool:
-    """Take a marked letter out; False when it is not there any more."""
-    gone = connection.exec_driver_sql("DELETE FROM holdfast_dead WHERE id = ? AND state = 'retry'", (letter.id,)).rowcount
+    """Take a letter out whose attempt this is; False when it is not there any more, or somebody else's."""
+    sql = "DELETE FROM holdfast_dead WHERE id = ? AND attempts = ?"
+    gone = connection.exec_driver_sql(sql, (letter.id, letter.attempts + 1)).rowcount
     if gone:
         connection.exec_driver_sql("DELETE FROM holdfast_dead_body WHERE letter = ?", (letter.id,))
     return bool(gone)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -36,6 +37,8 @@ class SqliteStore:
     def __init__(self, url: str, job: str, threads: int, timeout: float) -> None:
         self._job = job
         self._threads = threads
+        self._sweeping = threading.Lock()
+        self._sweep = inbox.Sweep()
         self._path = url.removeprefix("sqlite://").removeprefix("/")
         if url.startswith("sqlite://") and not url.startswith("sqlite:///") and url != "sqlite://":
             raise ConfigurationError(
@@ -105,8 +108,9 @@ class SqliteStore:
         return found
 
     def clean(self, older_than: float, most: int) -> int:
-        gone: int = self._once(lambda core: Inbox(core, self._job).clean(older_than, most))
-        return gone
+        with self._sweeping:
+            self._sweep, window = self._read(lambda core: inbox.look(core, self._job, self._sweep, older_than, most))
+            return self._once(lambda core: inbox.forget(core, self._job, window)) if window.old else 0
 
     def close(self) -> None:
         self.engine.dispose()
@@ -212,7 +216,7 @@ class SqliteTransaction:
         return letters.unbury(self._connection.core, letter)
 
     def begin_message(self) -> None:
-        self.db.touched = False
+        self.db.begin_message()
 
     def touched(self) -> bool:
         return self.db.touched
@@ -222,7 +226,10 @@ class SqliteTransaction:
             return self.db.broken
         if not self._connection.driver.in_transaction or not self._transaction.is_active:
             return "the handler ended the transaction"
-        return "" if self._connection.core.get_transaction() is self._transaction else "the handler replaced the transaction"
+        if self._connection.core.get_transaction() is not self._transaction:
+            return "the handler replaced the transaction"
+        self.db.broken = self.db.loose_end() or self.db.broken
+        return self.db.broken
 
     def commit(self) -> None:
         self._end(self._transaction.commit)
@@ -274,6 +281,12 @@ class SqliteLetters:
 
     def marked(self, job: str, most: int) -> list[DeadLetter]:
         return self._select("job = ? AND state = 'retry'", (job,), bodies=True)[:most]
+
+    def attempt(self, letter: DeadLetter) -> bool:
+        return bool(self._store._once(lambda core: letters.attempt(core, letter)))
+
+    def put_back(self, letter: DeadLetter) -> None:
+        self._store._once(lambda core: letters.put_back(core, letter))
 
     def _select(self, where: str, values: tuple[Any, ...], *, bodies: bool) -> list[DeadLetter]:
         found: list[DeadLetter] = self._store._read(lambda core: letters.select(core, where, values, bodies=bodies))

@@ -32,7 +32,7 @@ from holdfast.worker.loop import Loop, LoopParts
 from holdfast.worker.offspring import leave
 from holdfast.worker.pausing import Pausing
 from holdfast.worker.saying import say, say_failed
-from holdfast.worker.threads import Crew, Surroundings, unavailable
+from holdfast.worker.threads import Crew, Surroundings, raise_unavailable
 from holdfast.worker.trace import reason_of, trace_of
 from holdfast.worker.wakeup import WakeUp
 
@@ -121,7 +121,7 @@ def _install(boot: Boot) -> None:
     try:
         boot.store.install(boot.cls.schema, boot.cls.prepare)
     except Exception as error:
-        raise unavailable(boot.store, error) from error
+        raise_unavailable(boot.store, error)
 
 
 def _open_letters(boot: Boot) -> None:

@@ -81,13 +81,13 @@ class Intake:
     def _await(self) -> Sequence[Delivery] | None:
         while not self._draining:
             if not self._paused:
+                if self._letters:  # first: under load there is always a message that waits
+                    self._letters = False
+                    return LETTERS
                 if self._waiting:
                     self._wait_for_more()
                 if self._waiting and not self._paused and not self._draining:
                     return self._share()
-                if self._letters:
-                    self._letters = False
-                    return LETTERS
             self._changed.wait()
         return None
 

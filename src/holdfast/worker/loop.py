@@ -26,6 +26,7 @@ from holdfast.worker.wakeup import WakeUp
 
 _FLUSH_SECONDS = 5.0
 _SECOND = 10**9
+_CHORES_EVERY_NS = 60 * _SECOND
 _BROKEN = 70
 
 
@@ -58,6 +59,7 @@ class Loop:
         self._drain_reason: str | None = None
         self._writing = False
         self._next_beat_ns = 0
+        self._next_chores_ns = time.monotonic_ns() + _CHORES_EVERY_NS
         self._leave_by_ns: int | None = None
         self._commands = {"activate": self._activate, "drain": self._drain, "retry-letters": parts.shared.intake.ask_for_letters}
 
@@ -207,6 +209,9 @@ class Loop:
     def _beat(self, now_ns: int) -> None:
         self._parts.board.beat(now_ns)
         self._next_beat_ns = now_ns + int(self._options.heartbeat * _SECOND)
+        if now_ns >= self._next_chores_ns:
+            self._next_chores_ns = now_ns + _CHORES_EVERY_NS
+            self._parts.shared.intake.ask_for_letters()
 
     def _timeout(self) -> float:
         """Seconds until the clock must be looked at."""

@@ -25,7 +25,9 @@ def say(channel: Channel, packet: Packet, fds: Sequence[int] = ()) -> bool:
 
 def say_failed(channel: Channel, error: BaseException, exit_status: int, during: str = "") -> None:
     """Say why this process cannot do its work; the traceback travels in a memfd."""
-    reason = f"{during}: {reason_of(error)}" if during else reason_of(error)
+    reason = reason_of(error)
+    if during and not reason.startswith(f"{during}: "):
+        reason = f"{during}: {reason}"
     fd = to_memfd("trace", trace_of(error).encode(errors="backslashreplace"))
     say(channel, {"say": "failed", "reason": reason[:4000], "exit": exit_status}, [fd])
     os.close(fd)

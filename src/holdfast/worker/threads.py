@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from holdfast.errors import UnavailableError
 from holdfast.model.delivery import Delivery
@@ -115,6 +115,7 @@ class Hand:
         self._connection = connect(shared.store)
         self._job._runtime = ThreadRuntime(shared.work, shared.draining, self._connection)
         setattr(self._job, shared.work, only_here(getattr(self._job, shared.work)))
+        self._job.identity = only_here(self._job.identity)  # type: ignore[method-assign]
         context = shared.context(index, self._connection)
         self._board = context.board
         self._engine = None if shared.work == "run" else shared.engine(self._job, shared.spec, context)
@@ -166,14 +167,14 @@ def connect(store: Store | None) -> Connection | None:
     try:
         return store.connect()
     except Exception as error:
-        raise unavailable(store, error) from error
+        raise_unavailable(store, error)
 
 
-def unavailable(store: Store, error: Exception) -> Exception:
-    """The same error, as UnavailableError where it says that the store is away."""
+def raise_unavailable(store: Store, error: Exception) -> NoReturn:
+    """Raise the same error, as UnavailableError where it says that the store is away."""
     if isinstance(error, UnavailableError) or store.fault(error) is not Fault.AWAY:
-        return error
-    return UnavailableError(f"the store is not to be had: {reason_of(error)}")
+        raise error
+    raise UnavailableError(f"the store is not to be had: {reason_of(error)}") from error
 
 
 def _tell(event: str, error: BaseException) -> None:
