@@ -596,6 +596,7 @@ class Supervisor:
             "generation": self.fleet.generation,
             "uptime_s": round(now - self.started, 3),
             "version": self.ground.version,
+            **self.ground.guarding(),
             **({"step": self._agenda.current} if self.state != "running" else {}),
             **({"reload": self.reloads.step} if self.reloads.running is not None else {}),
             **({"last_reload": self.reloads.last} if self.reloads.last is not None else {}),

@@ -99,9 +99,7 @@ class Hearing:
         supervisor.trouble(candidate.number if candidate is not None else supervisor.current.number, error)
 
     def _on_ingress_listening(self, _child: Child, packet: Packet, _text: str) -> None:
-        self._supervisor.entries.listening.add(
-            str(packet.get("door") or next(d.id for d in self._supervisor.entries.doors.values() if d.job == packet["job"]))
-        )
+        self._supervisor.entries.listening.add(str(packet["door"]))
 
     def _on_ingress_retired(self, _child: Child, _packet: Packet, _text: str) -> None:
         return
