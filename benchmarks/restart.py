@@ -106,6 +106,7 @@ def main() -> None:
     """Run all, one after the other; print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--only", default="", metavar="TEXT,…", help="contestants whose names hold one of these")
     given = rivals.in_one_environment(parser)
     cases: dict[str, Callable[[int], list[float]]] = {
         name: lambda trials, command=command: peer(command, trials) for name, command in rivals.PEERS.items() if name != "uvicorn"
@@ -113,6 +114,8 @@ def main() -> None:
     cases |= {"holdfast, run()": ours, "holdfast, ZeroMQ + SQLite": active, "holdfast, supervisor under guard": supervisor}
     print(f"{'SIGKILL to at work again, ms':36}{'trials':>8}{'least':>9}{'median':>9}{'worst':>9}")
     for name, case in cases.items():
+        if not any(part in name for part in given.only.split(",")):
+            continue
         took = case(given.trials if "circus" not in name and "guard" not in name else min(given.trials, 15))
         print(f"{name:36}{len(took):8}{min(took):9.1f}{statistics.median(took):9.1f}{max(took):9.1f}", flush=True)
 
