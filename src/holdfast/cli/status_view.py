@@ -46,6 +46,8 @@ def _daemon(facts: Mapping[str, Any]) -> str:
     words = [str(facts.get("name", "")), paint(state, _COLOURS.get(state, "yellow"), sys.stdout)]
     if facts.get("pid"):
         words.append(f"pid {facts['pid']}")
+    if facts.get("guard_pid"):
+        words.append(f"guarded by pid {facts['guard_pid']}")
     if facts.get("uptime_s") is not None:
         words.append(f"up {age(facts['uptime_s'])}")
     if facts.get("generation") is not None:

@@ -23,6 +23,7 @@ class Holder:
     pid: int
     pidfd: int
     app: str  # what it has written into the file
+    note: str = ""  # what else it says there, for people
 
     def kill(self, number: int) -> bool:
         """Send a signal; False when it is gone."""
@@ -54,7 +55,7 @@ def holder(path: str) -> Iterator[Holder | None]:
     pidfd = _pidfd(said.get("pid"))
     try:
         held = pidfd >= 0 and _holds(said["pid"], status)
-        yield Holder(said["pid"], pidfd, str(said.get("app", ""))) if held else None
+        yield Holder(said["pid"], pidfd, str(said.get("app", "")), str(said.get("note", ""))) if held else None
     finally:
         if pidfd >= 0:
             os.close(pidfd)

@@ -27,6 +27,12 @@ class Ground:
     version: str
     pid: int
     terminal: int  # where "-" as log goes
+    guard: int = 0  # PID of the guard that started us
+
+    def guarding(self) -> dict[str, Any]:
+        """What `status` says of the guard: only one that is still our parent would start us again."""
+        guarded = bool(self.guard) and os.getppid() == self.guard
+        return {"guarded": guarded, **({"guard_pid": self.guard} if guarded else {})}
 
     def launch(
         self,

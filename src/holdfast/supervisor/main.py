@@ -80,6 +80,7 @@ def _found(document: dict[str, Any], locks: list[int]) -> tuple[Ground, Generati
         version=document["version"],
         pid=os.getpid(),
         terminal=terminal,
+        guard=document.get("guard", 0),
     )
     return ground, Generation(1, inputs, options, read_settings(options, identity))
 

@@ -1,4 +1,7 @@
-"""The testing kit: a store in memory, a source in memory, a clock that stands still, a real daemon in a private folder."""
+"""The testing kit: a store in memory, a source in memory, a clock that stands still, a real daemon in a private folder.
+
+Clients with an oracle are in `holdfast.testing.crowd`.
+"""
 
 from holdfast.sources.memory import MemorySource
 from holdfast.testing.clock import FakeClock

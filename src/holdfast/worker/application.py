@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import importlib.machinery
 import importlib.util
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import CodeType, ModuleType
+from types import ModuleType
 
 from holdfast.errors import AppError
 from holdfast.model.declaration import declare, imported_by, jobs_of
 from holdfast.model.job import Job
 from holdfast.model.spec import Declaration, Work
+from holdfast.telemetry import events
+from holdfast.worker.tree import SHARED, Tree, read_tree
+from holdfast.worker.tree_imports import TreeLoader, install
 
 # Native thread pools of numerical libraries would start at import, and do not survive a fork.
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -52,6 +54,20 @@ def _declared() -> list[type[Job]]:
 
 def _import_dotted(name: str, directory: str) -> ModuleType:
     sys.path.insert(0, directory)
+    package = name.partition(".")[0]
+    spec = importlib.util.find_spec(package)
+    for place in spec.submodule_search_locations or () if spec else ():
+        parent = os.path.dirname(os.path.abspath(place))
+        if os.path.basename(parent) not in SHARED:
+            _freeze(parent)
+            continue
+        # Among other people's packages only this one is the application's.
+        tree = _freeze(place)
+        initial = os.path.join(place, "__init__.py")
+        if initial in tree.files:
+            _execute(package, initial, tree)
+    if spec and not spec.submodule_search_locations and spec.origin and spec.has_location:
+        _freeze(os.path.dirname(os.path.abspath(spec.origin)))
     return importlib.import_module(name)
 
 
@@ -61,22 +77,32 @@ def _import_file(path: str) -> ModuleType:
         raise AppError("no such file", where=path)
     if stem in sys.stdlib_module_names or stem in sys.modules:
         raise AppError(f"an app of this name would hide the module {stem!r}", where=path, remedy="name the file otherwise")
-    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
-    spec = importlib.util.spec_from_file_location(stem, path, loader=_SourceLoader(stem, path))
+    folder = os.path.dirname(os.path.abspath(path))
+    sys.path.insert(0, folder)
+    return _execute(stem, path, _freeze(folder))
+
+
+def _execute(name: str, path: str, tree: Tree) -> ModuleType:
+    """Make the module of this file."""
+    loader = TreeLoader(name, path, tree)
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[stem] = module
-    _SourceLoader(stem, path).exec_module(module)
+    sys.modules[name] = module
+    loader.exec_module(module)
     return module
 
 
-class _SourceLoader(importlib.machinery.SourceFileLoader):
-    """Compiles what the file says now.
-
-    A cached .pyc is told from a newer source by the second and the size only: two edits in one second would run the older.
-    """
-
-    def get_code(self, fullname: str) -> CodeType:
-        path = self.get_filename(fullname)
-        code: CodeType = compile(self.get_data(path), path, "exec", dont_inherit=True)
-        return code
+def _freeze(root: str) -> Tree:
+    """Keep what is below this folder in memory, and import it from there."""
+    tree = read_tree(root)
+    install(tree)
+    if tree.limit:
+        events.log(
+            "snapshot.incomplete",
+            f"{tree.root} holds {tree.limit}: what is imported from deeper folders later may be newer than this generation; "
+            "keep the application in a folder of its own",
+            level="warning",
+            files=len(tree.files),
+        )
+    return tree
