@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from holdfast.errors import UnavailableError
+from holdfast.model.board import ThreadBoard
 from holdfast.model.delivery import Delivery
 from holdfast.model.job import Job
 from holdfast.model.spec import Work, WorkerSpec
@@ -16,8 +17,9 @@ from holdfast.sources.base import Source
 from holdfast.stores.base import Connection, Fault, Store
 from holdfast.telemetry import events
 from holdfast.worker.engine_context import EngineContext
-from holdfast.worker.intake import Intake
+from holdfast.worker.intake import STIRRED, Intake
 from holdfast.worker.runtime import ThreadRuntime, only_here
+from holdfast.worker.settings_in_place import Attention, SettingsInPlace
 from holdfast.worker.trace import reason_of, trace_of
 
 
@@ -30,7 +32,7 @@ class Engine(Protocol):
 
 
 EngineFactory = Callable[[Job, WorkerSpec, EngineContext], Engine]
-ContextFactory = Callable[[int, Connection | None], EngineContext]
+ContextFactory = Callable[[ThreadBoard, Connection | None, Callable[[float], bool]], EngineContext]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,11 @@ class Surroundings:
     intake: Intake
     activated: threading.Event
     draining: threading.Event
+    boards: Sequence[ThreadBoard]
     fault: Callable[[str], None]
     context: ContextFactory
     engine: EngineFactory
+    settings: SettingsInPlace
 
 
 class Crew:
@@ -113,11 +117,14 @@ class Hand:
         self._shared = shared
         self._job = only_here(shared.cls)()
         self._connection = connect(shared.store)
-        self._job._runtime = ThreadRuntime(shared.work, shared.draining, self._connection)
+        self._job.reload = only_here(self._job.reload)  # type: ignore[method-assign]
+        board, options = shared.boards[index], shared.spec.options
+        self._attention = Attention(index, self._job, shared.settings, shared.draining, board, options.timeout)
+        self._job._runtime = ThreadRuntime(shared.work, shared.draining, self._connection, self._attention)
         setattr(self._job, shared.work, only_here(getattr(self._job, shared.work)))
         self._job.identity = only_here(self._job.identity)  # type: ignore[method-assign]
-        context = shared.context(index, self._connection)
-        self._board = context.board
+        self._board = board
+        context = shared.context(board, self._connection, self._attention.nap)
         self._engine = None if shared.work == "run" else shared.engine(self._job, shared.spec, context)
         only_here(self._job.setup)()
 
@@ -139,7 +146,10 @@ class Hand:
 
     def _take_and_process(self, engine: Engine) -> None:
         intake, source = self._shared.intake, self._shared.source
-        while (deliveries := intake.take()) is not None:
+        while (deliveries := intake.take(self._attention.behind)) is not None:
+            self._attention.look_up()
+            if deliveries is STIRRED:
+                continue
             if not deliveries:
                 engine.retry_letters()
                 continue
@@ -148,16 +158,18 @@ class Hand:
                 source.give_back([delivery.seq for delivery in rest])
 
     def _run_again_and_again(self) -> None:
-        self._shared.activated.wait()
-        draining = self._shared.draining
+        activated, draining = self._shared.activated, self._shared.draining
+        while not activated.is_set():
+            self._attention.nap(None)
         while not draining.is_set():
+            self._attention.look_up()
             try:
                 self._job.run()  # type: ignore[attr-defined]
                 self._board.count("handled")
             except BaseException as error:
                 self._board.count("failed")
                 _tell("run.failed", error)
-            draining.wait(self._shared.spec.options.interval)
+            self._attention.rest(self._shared.spec.options.interval)
 
 
 def connect(store: Store | None) -> Connection | None:
