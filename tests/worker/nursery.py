@@ -174,7 +174,7 @@ class Nursery:
 
     def spec(self, role: Any = "worker", cls: str = "Fee", stop_timeout: float = 20.0, **options: Any) -> WorkerSpec:
         self._spawned += 1
-        settings = {name: options.pop(name) for name in ("settings_path", "settings_text") if name in options}
+        settings = {name: options.pop(name) for name in ("settings_path", "settings_text", "most_messages") if name in options}
         return WorkerSpec(
             f"{cls}/0.{self._spawned}", role, cls, cls, 1, replace(OPTIONS, **options), str(self.folder), stop_timeout, epoch=7, **settings
         )

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 MAGIC = 0x484F4C44
 VERSION = 1
 COUNTERS = ("handled", "failed", "retried", "dead", "duplicates", "batches", "replays", "rejected")
+_TRIES = ("handled", "failed", "rejected")
 BUCKETS = 64
 RATE_SLOTS = 8
 RATE_SECONDS = 10
@@ -110,6 +111,10 @@ class ThreadBoard:
         """Add to a counter."""
         at = self._counters + 8 * COUNTERS.index(name)
         _U64.pack_into(self._view, at, _U64.unpack_from(self._view, at)[0] + by)
+
+    def tried(self) -> int:
+        """How often a message (or a round of run()) was tried to its end, well or not: for the worker's own I/O loop."""
+        return sum(_U64.unpack_from(self._view, self._counters + 8 * COUNTERS.index(name))[0] for name in _TRIES)
 
     def settled(self, messages: int, latencies_ns: Sequence[int], now_ns: int) -> None:
         """Count messages that were settled just now into the rate and the latency histogram."""
