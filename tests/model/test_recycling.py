@@ -39,9 +39,9 @@ def test_without_limits_nothing_is_due(chance: float, slot: int) -> None:
     ("age", "rss", "fresh", "reason"),
     [
         (94.0, 0, 0, ""),
-        (95.1, 0, 0, "max_age: 95 s old"),
+        (97.1, 0, 0, "max_age: 97 s old"),
         (0.0, 194 * MIB, 100 * MIB, ""),
-        (0.0, 196 * MIB, 100 * MIB, "max_rss: 196 MiB"),
+        (0.0, 198 * MIB, 100 * MIB, "max_rss: 198 MiB"),
         (0.0, 500 * MIB, 200 * MIB, ""),
         (0.0, 500 * MIB, 300 * MIB, ""),
     ],

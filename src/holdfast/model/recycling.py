@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from holdfast.model.options import JobOptions
 
 SMALLEST_SHARE = 1 / 3
-CHANCE = 0.05  # of the limit, to either side, so that daemons that were started together drift apart too
+CHANCE = 0.03  # of the limit, to either side, so that daemons that were started together drift apart too
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,7 @@ class Hand:
     def __init__(self, shared: Surroundings, index: int, wake: Callable[[], None]) -> None:
         self._shared = shared
         self._wake = wake
+        shared.boards[index].belongs_to(threading.get_ident())
         self._job = only_here(shared.cls)()
         self._connection = connect(shared.store)
         self._job.reload = only_here(self._job.reload)  # type: ignore[method-assign]
