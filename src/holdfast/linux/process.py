@@ -7,6 +7,9 @@ import os
 import signal
 from dataclasses import dataclass
 
+#: Has a worker write the stacks of its threads into its `stacks` memfd.
+STACKS_SIGNAL = signal.SIGRTMIN + 1
+
 PR_SET_NAME, PR_SET_CHILD_SUBREAPER, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 15, 36, 24, 38
 
 _libc = ctypes.CDLL(None, use_errno=True)

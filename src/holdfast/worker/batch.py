@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from holdfast.model.delivery import DONE
+from holdfast.model.delivery_id import delivery_id
 from holdfast.model.giving_up import Failure
 from holdfast.model.replay import WEATHER, Group, Trouble, Way
 from holdfast.stores.base import Claim, Transaction, Verdict
 from holdfast.telemetry import events
 from holdfast.worker.calls import Calls, failure_of
 from holdfast.worker.engine_context import EngineContext
-from holdfast.worker.item import CLASH, Item, delivery_id
+from holdfast.worker.item import CLASH, Item
 from holdfast.worker.weather import Undone, Weather, roll_back
 
 

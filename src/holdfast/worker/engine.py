@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from holdfast.model.delivery import DONE, FAILED, Delivery
+from holdfast.model.delivery_id import delivery_id
 from holdfast.model.giving_up import Failure, delay, next_try
 from holdfast.model.job import Job
 from holdfast.model.replay import WEATHER, Group, Trouble, Way, next_groups
@@ -24,7 +25,7 @@ from holdfast.worker.calls import Calls, failure_of
 from holdfast.worker.cleaning import Cleaning
 from holdfast.worker.engine_context import EngineContext
 from holdfast.worker.gate import Gate
-from holdfast.worker.item import CLASH, Item, MessageMaker, delivery_id
+from holdfast.worker.item import CLASH, Item, MessageMaker
 from holdfast.worker.retrial import Retrial
 from holdfast.worker.weather import Undone, Weather
 
