@@ -126,6 +126,11 @@ def rss_bytes(pid: int) -> int:
         return 0
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether it was stopped by a signal, and so does nothing at all."""
+    return _stat(pid)[:1] == ["T"]
+
+
 def boot_id() -> str:
     """Changes with every boot of the machine: PIDs and start times of another boot mean nothing."""
     with open("/proc/sys/kernel/random/boot_id") as file:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import random
 import socket
 
 from holdfast.linux.channel import to_memfd
-from holdfast.model import board
+from holdfast.model import board, recycling
 from holdfast.model.options import JobOptions
 from holdfast.model.spec import Role, WorkerSpec
 from holdfast.supervisor import boards
@@ -24,7 +25,9 @@ class Births:
         self._family = family
         self._entries = entries
 
-    def worker(self, generation: Generation, zygote: Child, child_id: str, job: str, role: Role, log: int, now: float) -> Child | None:
+    def worker(
+        self, generation: Generation, zygote: Child, child_id: str, job: str, role: Role, log: int, now: float, slot: int = 0
+    ) -> Child | None:
         """Ask for a worker, or a run of `prepare`; None when the zygote cannot be told."""
         options = generation.jobs[job].options
         if role == "quarantine":
@@ -32,9 +35,12 @@ class Births:
         child, theirs = self._family.expect(child_id, "prepare" if role == "prepare" else "worker", job, now)
         child.generation = generation.number
         child.facts["settings"] = generation.settings_version
-        named: dict[str, int] = {"spec": self._spec(generation, child_id, role, job, options), "channel": theirs.fileno(), "log": log}
+        limits = child.facts["limits"] = recycling.draw(options, max(slot, 0), max(options.processes, 1), random.random())
+        most = limits.messages if role == "worker" else 0
+        named: dict[str, int] = {"spec": self._spec(generation, child_id, role, job, options, most), "channel": theirs.fileno(), "log": log}
         sockets = [theirs]
         if role != "prepare":
+            named["stacks"] = child.stacks = os.memfd_create("stacks", os.MFD_CLOEXEC)
             named["board"], child.board = boards.make("board", board.size(options.threads or 1, options.batch))
             if job in self._entries.jobs():
                 sockets.append(self._attach(child, role))
@@ -68,7 +74,7 @@ class Births:
         ours.close()
         return theirs
 
-    def _spec(self, generation: Generation, child_id: str, role: Role, job: str, options: JobOptions) -> int:
+    def _spec(self, generation: Generation, child_id: str, role: Role, job: str, options: JobOptions, most_messages: int = 0) -> int:
         spec = WorkerSpec(
             id=child_id,
             role=role,
@@ -81,5 +87,6 @@ class Births:
             settings_path=generation.options.settings,
             settings_text=generation.settings_text,
             epoch=self._entries.epoch,
+            most_messages=most_messages,
         )
         return to_memfd("spec", json.dumps(spec.to_json()).encode())

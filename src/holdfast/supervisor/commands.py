@@ -168,6 +168,9 @@ class Commands:
             return
         self._answer(fd, self._scale(job, processes))
 
+    def _do_stacks(self, fd: int, request: dict[str, Any]) -> None:
+        self._supervisor.stacks.ask(lambda answer: self._answer(fd, answer), str(request.get("job") or ""))
+
     def _do_retry_letters(self, fd: int, request: dict[str, Any]) -> None:
         told = self._supervisor.retry_letters(str(request.get("job")))
         self._answer(fd, {"exit": 0, "result": {}} if told else {"exit": 1, "error": "no worker of this job is active"})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from holdfast.errors import AppError
 from holdfast.linux.channel import Packet
 from holdfast.model import fleet_events as model
+from holdfast.model.spec import Role
 from holdfast.supervisor.generation import Generation
 from holdfast.supervisor.reload import Reload
 from holdfast.telemetry import events
@@ -40,10 +41,11 @@ class Effects:
         now = time.monotonic()
         for effect in self._supervisor.fleet.handle(event, now):
             match effect:
-                case model.Spawn(worker, job, _slot, generation, quarantine):
-                    self._spawn_worker(worker, job, generation, quarantine=quarantine)
+                case model.Spawn():
+                    self._spawn_worker(effect)
                 case model.Activate(worker):
                     self._tell(worker, {"do": "activate"})
+                    self._supervisor.watch.activated(worker)
                     events.log("worker.active", worker=worker)
                     self._supervisor.catch_up_settings()
                 case model.Drain(worker):
@@ -88,18 +90,20 @@ class Effects:
         else:
             child.kill(signal.SIGKILL)
 
-    def _spawn_worker(self, child_id: str, job: str, number: int, *, quarantine: bool) -> None:
-        generation = self._supervisor.generations.known.get(number)
-        zygote = self._supervisor.family.zygote(number)
+    def _spawn_worker(self, wanted: model.Spawn) -> None:
+        supervisor = self._supervisor
+        generation = supervisor.generations.known.get(wanted.generation)
+        zygote = supervisor.family.zygote(wanted.generation)
         if zygote is None or generation is None or generation.lost:
-            self.decide(model.SpawnFailed(child_id, "there is no zygote"))
+            self.decide(model.SpawnFailed(wanted.worker, "there is no zygote"))
             return
-        log = self._supervisor.logs.pipe(child_id, job, child_id)
-        role: Any = "quarantine" if quarantine else "worker"
-        child = self._supervisor.births.worker(generation, zygote, child_id, job, role, log.write, time.monotonic())
+        log = supervisor.logs.pipe(wanted.worker, wanted.job, wanted.worker)
+        role: Role = "quarantine" if wanted.quarantine else "worker"
+        now = time.monotonic()
+        child = supervisor.births.worker(generation, zygote, wanted.worker, wanted.job, role, log.write, now, wanted.slot)
         log.adopt()
         if child is None:
-            self.unborn(child_id, "the zygote cannot be told")
+            self.unborn(wanted.worker, "the zygote cannot be told")
 
     def prepare(self, generation: Generation, job: str) -> None:
         """Make a `prepare` run of a job."""

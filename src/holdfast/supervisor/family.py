@@ -34,6 +34,7 @@ class Child:
     pid: int = 0
     pidfd: int = -1
     log: int = -1  # our copy of the read end of its log pipe
+    stacks: int = -1  # memfd into which it writes the stacks of its threads when it is asked
     board: memoryview | None = None
     started: float = 0.0
     attached: bool = False  # the ingress knows it
@@ -154,7 +155,7 @@ class Family:
         self.members.pop(child.id, None)
         self._loop.forget(child.channel.fileno())
         child.channel.close()
-        for fd in (child.pidfd, child.log):
+        for fd in (child.pidfd, child.log, child.stacks):
             if fd >= 0:
                 self._loop.forget(fd)
                 os.close(fd)
