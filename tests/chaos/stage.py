@@ -26,7 +26,10 @@ class Add(Job):
 
     def handle(self, message, db):
         db.execute("INSERT INTO account VALUES (:n, 1)", {{"n": message.text}})
-        return "version %d" % VERSION
+        return "version %d" % self.version()
+
+    def version(self):
+        return VERSION
 {more}
 if __name__ == "__main__":
     Daemon(Add).main()
@@ -52,6 +55,9 @@ class Stage:
         self.daemon, self.crowd, self.port, self.plan = daemon, crowd, port, plan
         self.done = 0
         self.notes: list[str] = []
+        self.pid = daemon.pid
+        self._marks: list[tuple[float, int]] = [(0.0, 1)]
+        self._newest = 1
         self._every, self._more = plan.every or every, more
         self._clock = threading.Event()
         self._end = time.monotonic() + plan.seconds
@@ -83,11 +89,40 @@ class Stage:
         except OSError:
             return False
 
-    def write(self, version: int) -> None:
-        """New code, as a deployment would put it there: whole."""
+    def write(self, version: int, *, broken: str = "") -> None:
+        """New code, as a deployment would put it there: whole. `broken` is put at its end."""
         fresh = self.daemon.file.with_suffix(".new")
-        fresh.write_text(APP.format(version=version, port=self.port, folder=self.daemon.folder, more=self._more))
+        fresh.write_text(APP.format(version=version, port=self.port, folder=self.daemon.folder, more=self._more) + broken)
         fresh.rename(self.daemon.file)
+
+    def reload(self, version: int, **more: bool) -> None:
+        """Reload, which must succeed. Whatever is sent after that has this version's answer, or a newer one's."""
+        self._newest = version
+        answer = self.daemon.ask("reload", **more)
+        if answer["exit"]:
+            self.complain(f"reload {self.done}: {answer.get('error')}")
+        else:
+            self._marks.append((time.monotonic(), version))
+
+    def refused(self, why: str) -> None:
+        """Reload, which must be refused and replace nobody."""
+        before = {worker["pid"] for worker in self.daemon.workers()}
+        answer = self.daemon.ask("reload")
+        if answer["exit"] != 1:
+            self.complain(f"reload {self.done}, {why}: exit {answer['exit']} instead of 1")
+        if before - {worker["pid"] for worker in self.daemon.workers()}:
+            self.complain(f"reload {self.done}, {why}: it was refused, and yet a worker was replaced")
+
+    def check_versions(self) -> None:
+        """Every answer's version is one that was loaded, and none that was over when its message was sent."""
+        over = ahead = 0
+        for answer in self.crowd.story:
+            version = int(answer.text.split()[1]) if answer.text.startswith(b"version ") else 0
+            least = max(loaded for at, loaded in self._marks if at <= answer.sent_last)
+            over += version < least
+            ahead += version > self._newest
+        if over or ahead:
+            self.complain(f"{over} answers of versions that were over, {ahead} of versions that never were")
 
     def complain(self, text: str) -> None:
         """A promise was broken."""
@@ -106,6 +141,8 @@ def play(scenario: ModuleType, plan: Plan) -> Row:
     more, port = getattr(scenario, "MORE", IDENTITY), free_port()
     app = APP.format(version=1, port=port, folder=folder, more=more)
     daemon = DaemonProcess(folder, app, toml=getattr(scenario, "TOML", ""))
+    for name, text in getattr(scenario, "FILES", {}).items():
+        (folder / name).write_text(text)
     told = daemon.run("start", *(["--guard"] if getattr(scenario, "GUARDED", False) else []))
     assert told.returncode == 0, told.stderr + daemon.log()
     crowd = Crowd(port, reqs=20, rate=plan.rate, again_after=AGAIN_AFTER if more else 60.0)
@@ -114,6 +151,8 @@ def play(scenario: ModuleType, plan: Plan) -> Row:
             eventually(lambda: crowd.answered > 20, "the load has begun")
             stage = Stage(daemon, crowd, port, plan, scenario.EVERY, more)
             scenario.disturb(stage)
+            if not getattr(scenario, "GUARDED", False) and daemon.pid != stage.pid:
+                stage.complain(f"the PID was {stage.pid} and is {daemon.pid}")
     finally:
         stopped = daemon.run("stop")
     return _row(scenario, stage, stopped.returncode)
@@ -121,6 +160,7 @@ def play(scenario: ModuleType, plan: Plan) -> Row:
 
 def _row(scenario: ModuleType, stage: Stage, stopped: int) -> Row:
     crowd, daemon = stage.crowd, stage.daemon
+    stage.check_versions()
     notes = [*stage.notes, *([f"stop: exit status {stopped}"] if stopped else [])]
     left = daemon.processes()
     if left:

@@ -7,7 +7,16 @@ from chaos.stage import Plan, play
 from holdfast.testing.crowd import Crowd, Row, table
 
 
-@pytest.mark.parametrize(("name", "seconds", "every"), [("kill-workers", 4.0, 0.5), ("kill-supervisor", 6.0, 2.0)])
+@pytest.mark.parametrize(
+    ("name", "seconds", "every"),
+    [
+        ("kill-workers", 4.0, 0.5),
+        ("kill-supervisor", 6.0, 2.0),
+        ("reload", 5.0, 1.0),
+        ("addresses", 4.0, 1.0),
+        ("mixed", 8.0, 0.5),
+    ],
+)
 def test_scenario(name: str, seconds: float, every: float) -> None:
     row = play(SCENARIOS[name], Plan(name, seconds, every, rate=500.0))
     assert row.fine, table([row])

@@ -107,6 +107,19 @@ def test_all_workers_killed_at_once_come_back_and_no_more(make: Make) -> None:
     assert len([name for name in daemon.processes().values() if name.startswith("hf:Add")]) == 4
 
 
+def test_the_death_of_one_worker_is_not_felt_by_the_others(make: Make) -> None:
+    daemon = make("[jobs.Add]\nprocesses = 3\n")
+    daemon.start()
+    victim, *others = [worker["pid"] for worker in daemon.workers()]
+    daemon.kill(victim)
+
+    def new_ones() -> set[int]:
+        pids = {worker["pid"] for worker in daemon.workers()}
+        return pids - {victim, *others} if len(pids) == 3 else set()
+
+    assert len(eventually(new_ones, "three again")) == 1
+
+
 @pytest.mark.parametrize("name", ["hf:zygote", "hf:ingress", "hf:logger"])
 def test_the_death_of_any_other_process_is_survived(make: Make, name: str) -> None:
     daemon = make()

@@ -78,6 +78,7 @@ def test_a_retired_door_serves_who_is_there_and_lets_nobody_in(supervisor: Super
     other.send(b"after it")
     worker.tell("settled", [(delivery.seq, DONE, delivery.body) for delivery in worker.take(1)])
     assert other.recv() == [b"after it"]
+    assert outside.has_nothing(1200)  # longer than a door waits for those who are half way in
     assert not [line for line in supervisor.log() if line["event"] == "door.retired"]  # its message is still held
     worker.settle([last])
     assert supervisor.hear("retired") == {"say": "retired", "door": "old"}
@@ -254,14 +255,16 @@ def test_a_failure_leaves_everything_as_it_was(supervisor: Supervisor, client: M
 def test_a_removed_job_settles_what_it_holds_and_reads_nothing(supervisor: Supervisor, client: Make) -> None:
     first, other = supervisor.listen(), supervisor.listen(row=1)
     supervisor.tell("open")
-    worker, witness = supervisor.attach("W", 1), supervisor.attach("V", 1, row=1)
+    worker, witness = supervisor.attach("W", 10), supervisor.attach("V", 1, row=1)
     inside, outside, stays = client(zmq.REQ, first), client(zmq.REQ, first), client(zmq.REQ, other)
     inside.send(b"1")
     taken = worker.take(1)
     supervisor.tell("remove", job="J0")
     supervisor.obeyed()
     outside.send(b"2")
+    assert outside.has_nothing(100)
     assert worker.has_nothing()
+    assert supervisor.tally()["received"] == 1
     worker.settle(taken)
     assert inside.recv() == [b"TRUE"]
     assert supervisor.hear("removed") == {"say": "removed", "job": "J0"}

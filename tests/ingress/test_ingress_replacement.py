@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import zmq
-from ingress_kit import Client, Supervisor, Worker, bodies, numbered
+from ingress_kit import Client, Supervisor, Worker, bodies, numbered, until
 
 from holdfast.linux.code import ingress_digest
 from holdfast.linux.steering import release, steer
@@ -111,23 +113,31 @@ def test_new_connections_meet_the_new_one_and_old_ones_are_served_by_the_old_one
     heir.reaches(received=CONNECTIONS + 2, answered=CONNECTIONS + 2, gone=0)
 
 
-def test_who_has_connected_and_is_not_accepted_yet_is_served_by_the_old_one(supervisor: Supervisor, heir: Supervisor, client: Make) -> None:
+def test_who_has_connected_and_is_not_accepted_yet_is_served_by_the_old_one(supervisor: Supervisor, client: Make) -> None:
     endpoint, old = joinable()
     old.listen(1024)
-    # connected before anybody accepts: in the backlog of the old listener when its ingress retires
     waiting = [client(zmq.REQ, endpoint) for _ in range(5)]
-    with socket.create_connection(old.getsockname(), timeout=20):  # the kernel has finished this greeting, and so those before
-        for one in waiting:
-            one.send(b"early")
-    supervisor.listen(place=(endpoint, old))
-    first = supervisor.attach("W", 100)
+    for one in waiting:
+        one.send(b"early")
+    until(lambda: in_backlog(old) == 5, "five connections that nobody has accepted")
+    os.kill(supervisor.process.pid, signal.SIGSTOP)  # so that it hears all at once, before it accepts anybody
+    packet = {"job": "J0", "row": 0, "transport": "rep", "endpoint": endpoint, "limits": {}}
+    supervisor.tell("listen", [old.fileno()], **packet)
     supervisor.tell("open")
-    replace_tcp(supervisor, heir, endpoint, old)
+    first = supervisor.attach("W", 100)
+    supervisor.tell("retire-all")
+    os.kill(supervisor.process.pid, signal.SIGCONT)
     first.serve(5)
     assert [one.recv() for one in waiting] == [[b"early"]] * 5
     for one in waiting:
         one.close()
     supervisor.hear("drained")
+    old.close()
+
+
+def in_backlog(listener: socket.socket) -> int:
+    """Connections that wait to be accepted: `tcpi_unacked` of a listener."""
+    return int(struct.unpack_from("I", listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 24)[0])
 
 
 def test_on_a_unix_socket_the_path_moves_and_connections_stay(supervisor: Supervisor, heir: Supervisor, client: Make) -> None:

@@ -303,7 +303,8 @@ def test_the_rules_catch_a_seeded_fault(faulty: type[Fleet]) -> None:
         run_state_machine_as_test(
             Seeded,
             settings=settings(
-                max_examples=300,
+                max_examples=1000,
+                derandomize=True,
                 stateful_step_count=30,
                 deadline=None,
                 database=None,

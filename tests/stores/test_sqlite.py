@@ -9,6 +9,7 @@ import pytest
 from holdfast.model.delivery import DONE
 from holdfast.stores import open_store
 from holdfast.stores.base import Claim, DeadLetter, Store, Verdict
+from holdfast.stores.sqlite import file_system
 from holdfast.stores.turn import Turn
 
 
@@ -98,6 +99,25 @@ def test_reading_letters_waits_for_no_writer(store: Store) -> None:
     assert [letter.reason for letter in store.letters().all()] == ["why"]
     transaction.rollback()
     connection.close()
+
+
+MOUNTS = """22 1 0:21 / / rw,relatime - ext4 /dev/sda1 rw
+30 22 0:26 / /srv rw shared:2 - nfs4 server:/srv rw
+31 30 0:27 / /srv/local rw - xfs /dev/sdb1 rw
+32 22 0:28 / /my\\040disk rw - cifs //server/disk rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/", "ext4"), ("/srv", "nfs4"), ("/srv/fee", "nfs4"), ("/srvfee", "ext4"), ("/srv/local/fee", "xfs"), ("/my disk/fee", "cifs")],
+)
+def test_the_file_system_of_a_path(path: str, kind: str) -> None:
+    assert file_system(path, MOUNTS) == kind
+
+
+def test_a_local_store_has_no_findings(store: Store) -> None:
+    assert store.findings() == []
 
 
 def test_a_turn_that_cannot_be_taken_is_not_kept(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from holdfast.stores.turn import Turn
 _TRANSACTION, _SAVEPOINT = 22, 32  # action codes of sqlite3_set_authorizer
 _AWAY = ("unable to open", "disk is full", "disk i/o", "readonly", "read-only", "not a database", "malformed")
 _TRANSIENT = ("locked", "busy")
+_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "afs", "glusterfs", "fuse.sshfs", "fuse.glusterfs"}
 
 
 class SqliteStore:
@@ -103,6 +104,9 @@ class SqliteStore:
     def findings(self) -> list[str]:
         folder = os.path.dirname(os.path.abspath(self._path)) if self._path else ""
         found = [f"store: {folder} cannot be written"] if folder and not os.access(folder, os.W_OK) else []
+        kind = file_system(folder, _mounts()) if folder else ""
+        if kind in _NETWORK:
+            found.append(f"store: {folder} is on {kind}, a network file system: SQLite's locks do not hold there; use a local disk")
         if self._threads > 1:
             found.append(f"threads = {self._threads}: SQLite has one writer, so more threads than one gain nothing")
         return found
@@ -295,6 +299,22 @@ class SqliteLetters:
     def _change(self, sql: str, letter_ids: Sequence[str] | None, job: str | None) -> int:
         count: int = self._store._once(lambda core: letters.change(core, sql, letter_ids, job))
         return count
+
+
+def file_system(path: str, mounts: str) -> str:
+    """The type of the file system that holds a path, by the text of /proc/self/mountinfo; empty when it is not told there."""
+    kinds = {}
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        point = before.split(" ")[4].encode().decode("unicode_escape")
+        if path == point or path.startswith(point.rstrip("/") + "/"):
+            kinds[len(point)] = after.split(" ")[0]  # of two on one point, the later one is on top
+    return kinds[max(kinds)] if kinds else ""
+
+
+def _mounts() -> str:
+    with open("/proc/self/mountinfo") as file:
+        return file.read()
 
 
 def warm_up() -> None:

@@ -6,7 +6,6 @@ generations, and the few rules here keep the logger, the zygotes with their twin
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import signal
 import time
@@ -26,24 +25,26 @@ from holdfast.supervisor import view
 from holdfast.supervisor.agenda import Agenda, Step
 from holdfast.supervisor.births import Births
 from holdfast.supervisor.boards import Totals
-from holdfast.supervisor.entries import Entries, limits
+from holdfast.supervisor.effects import Effects
+from holdfast.supervisor.entries import Entries
 from holdfast.supervisor.family import Child, Family
 from holdfast.supervisor.generation import Generation
+from holdfast.supervisor.generations import Generations
 from holdfast.supervisor.ground import Ground
-from holdfast.supervisor.hearing import RESPAWN, Hearing
+from holdfast.supervisor.hearing import Hearing
 from holdfast.supervisor.loading import Loading
 from holdfast.supervisor.logging import LogPipes
 from holdfast.supervisor.loop import Loop
 from holdfast.supervisor.offspring import Launch
-from holdfast.supervisor.reload import Reload, Reloads
+from holdfast.supervisor.reload import Reloads
 from holdfast.supervisor.settings_reload import hand_out
+from holdfast.supervisor.watch import Watch
 from holdfast.telemetry import events
 
 Answer = dict[str, Any]
 Read = Callable[[], tuple[Inputs, DaemonOptions, str | None]]
 GONE = 2.0  # seconds in which a process that has nothing more to do is gone
-AFTER_ABORT = 1.0  # seconds for the stacks of a hung worker
-HEARTBEATS_MISSED = 3
+RESPAWN = 1.0  # a twin or a logger is not replaced more often than once in so many seconds
 
 
 class Supervisor:
@@ -75,30 +76,32 @@ class Supervisor:
         self.family = Family(loop, hearing.heard, hearing.ended, ground.instance.write_children)
         self.logs = LogPipes(self.family, ground)
         self.fleet = Fleet(jitter=lambda: random.uniform(0.8, 1.2))
-        self.current = first
-        self.generations = {first.number: first}
-        self._newest = first.number
+        self.generations = Generations(self, first)
         self.entries = Entries(ground.identity)
         self.births = Births(self.family, self.entries)
         self.totals: dict[str, Totals] = {}
         self.told: set[str] = set()  # which answers of the ingress have come
         self._numbers = 0
         self._settings_numbers = 0
-        self.kills: dict[str, float] = {}  # worker -> when ABRT becomes KILL
         self.respawns: dict[str, float] = {}  # kind -> when
-        self._removing: set[str] = set()  # jobs for which nothing comes in any more, and that are not gone yet
-        self._next_look = float("inf")
-        self._looked_at = time.monotonic()
+        self.watch = Watch(self)
+        self.effects = Effects(self)
+        self.decide = self.effects.decide
         self._loading = Loading(self, first, self._time_left, self._late)
         self.reloads = Reloads(self)
         self._agenda = Agenda(self._start_steps(), lambda name: on_progress(name) if name else None)
-        self._stop_at: float | None = None
+        self.stop_at: float | None = None
         self.ending_logger = False
 
     @property
     def options(self) -> DaemonOptions:
         """`[daemon]` of the generation that serves."""
-        return self.current.options
+        return self.generations.current.options
+
+    @property
+    def current(self) -> Generation:
+        """The generation that serves."""
+        return self.generations.current
 
     # --- the loop
 
@@ -106,8 +109,8 @@ class Supervisor:
         """One turn: wait for events, then go on with whatever has become possible."""
         self.advance()
         if self.done is None:
-            times = [extra, self._agenda.next_deadline(), self.fleet.next_deadline(), self.reloads.next_deadline(), self._next_look]
-            deadline = min(t for t in (*times, *self.kills.values(), *self.respawns.values()) if t is not None)
+            times = [extra, self._agenda.next_deadline(), self.fleet.next_deadline(), self.reloads.next_deadline(), self.watch.next_look]
+            deadline = min(t for t in (*times, *self.effects.kills.values(), *self.respawns.values()) if t is not None)
             self.loop.turn(None if deadline == float("inf") else deadline)
             self.advance()
 
@@ -115,17 +118,14 @@ class Supervisor:
         """Do what is due."""
         now = time.monotonic()
         self.decide(model.Tick())
-        for worker_id in [name for name, at in self.kills.items() if at <= now]:
-            del self.kills[worker_id]
-            if worker_id in self.family.members:
-                self.family.members[worker_id].kill(signal.SIGKILL)
+        self.effects.advance(now)
         for kind in [kind for kind, at in self.respawns.items() if at <= now]:
             del self.respawns[kind]
             self._replace(kind)
-        if now >= self._next_look:
-            self._look_at_boards(now)
+        if now >= self.watch.next_look:
+            self.watch.look(now)
         self.reloads.advance(now)
-        self._let_old_generations_go()
+        self.generations.let_old_ones_go()
         try:
             self._agenda.advance(now)
         except HoldfastError as error:
@@ -189,8 +189,7 @@ class Supervisor:
     def _launch(self) -> None:
         self.prepare_totals(self.current)
         self.decide(model.Launch(self.current.number, self.current.plans()))
-        self._looked_at = time.monotonic()
-        self._next_look = self._looked_at + self._beat
+        self.watch.begin(time.monotonic())
 
     def _open(self) -> None:
         self.tell_ingress({"do": "open"})
@@ -214,35 +213,35 @@ class Supervisor:
         if then is not None:
             self._on_stopped.append(then)
         at = time.monotonic() + (0.0 if now else self.options.stop_timeout if timeout is None else timeout)
-        if self._stop_at is None:
+        if self.stop_at is None:
             events.log("daemon.stopping", "at once" if now else "")
             self._begin_stop(at, 0)
-        elif at < self._stop_at:
-            self._stop_at = at
+        elif at < self.stop_at:
+            self.stop_at = at
             self.told.add("drained")  # nobody waits for that any more
             self.decide(model.Stop(max(0.0, at - time.monotonic())))
 
     def _begin_stop(self, at: float, status: int) -> None:
         self.state = "stopping"
-        self._stop_at, self._status = at, status
-        self._next_look = float("inf")
+        self.stop_at, self._status = at, status
+        self.watch.end()
         self.respawns.clear()
         self.reloads.end("the daemon is stopping")
         self._agenda = Agenda(self._stop_steps(), lambda name: events.log("stop.step", name, level="debug"))
 
     def _intake_left(self) -> float:
-        assert self._stop_at is not None
-        left = self._stop_at - time.monotonic()
+        assert self.stop_at is not None
+        left = self.stop_at - time.monotonic()
         return left - min(2.0, left / 4)
 
     def _drain_ingress(self) -> None:
         self.tell_ingress({"do": "drain"})
 
     def _drain_workers(self) -> None:
-        assert self._stop_at is not None
+        assert self.stop_at is not None
         for child in self.family.of("prepare"):
             child.kill(signal.SIGKILL)
-        self.decide(model.Stop(max(0.0, self._stop_at - time.monotonic())))
+        self.decide(model.Stop(max(0.0, self.stop_at - time.monotonic())))
 
     def _leave(self, *kinds: str) -> None:
         for kind in kinds:
@@ -287,122 +286,12 @@ class Supervisor:
         for then in self._on_stopped:
             then()
 
-    # --- generations
-
-    def next_generation(self) -> int:
-        """The number of the generation that comes."""
-        self._newest += 1
-        return self._newest
-
-    def loaded(self, zygote: Child, packet: Packet) -> None:
-        """A zygote has imported its application."""
-        generation = self.generations.get(zygote.generation)
-        if generation is None:
-            return
-        if generation.declared is None:
-            generation.declared = packet
-        elif packet.get("digest") != generation.digest:
-            self._lose(generation)
-            self.let_go(zygote)
-        else:
-            events.log("generation.found", "the files are still those that were loaded", generation=generation.number)
-            generation.lost = False
-            self.make_twin(generation)
-
-    def prepared(self, child: Child) -> None:
-        """The tables of a job are there."""
-        generation = self.generations.get(child.generation)
-        if generation is not None and child.job in generation.unprepared:
-            generation.unprepared.remove(child.job)
-            Loading(self, generation, self._time_left, self._late).prepare_next()
-
-    def make_twin(self, generation: Generation) -> None:
-        """Let the zygote fork its twin, which is the same loaded generation, for the case that it dies."""
-        zygote = self.family.zygote(generation.number)
-        if zygote is None or any(twin.generation == generation.number for twin in self.family.of("twin")):
-            return
-        name = self._name("twin")
-        log = self.logs.pipe(name, "", "twin")
-        self.births.twin(generation, zygote, name, log.write, time.monotonic())
-        log.adopt()
-
-    def replace_zygote(self, generation: Generation) -> None:
-        """The twin takes over. If it is gone too, the files may still hold what was loaded; if they do not, the generation is lost."""
-        twin = next((twin for twin in self.family.of("twin") if twin.generation == generation.number and twin.pid), None)
-        if twin is not None:
-            twin.kind = "zygote"
-            self.make_twin(generation)
-            self.decide(model.Tick())
-        elif generation.digest:
-            generation.lost = True
-            Loading(self, generation, self._time_left, self._late).import_again()
-        else:
-            self._lose(generation)
-
-    def _lose(self, generation: Generation) -> None:
-        generation.lost = True
-        text = "zygote and twin are gone, and the files have changed since: workers that die are not replaced; reload"
-        events.log("generation.lost", text, level="error", generation=generation.number)
-
-    def accept(self, generation: Generation) -> None:
-        """This generation serves from here on."""
-        before, self.current = self.current.options, generation
-        self.ground = dataclasses.replace(self.ground, options=generation.options)
-        self.logs.ground = self.ground
-        self._next_look = min(self._next_look, time.monotonic() + self._beat)
-        for door in self.entries.unwanted(generation.jobs):
-            if door.job in generation.jobs:
-                self.tell_ingress({"do": "retire", "door": door.id})
-                self.entries.give_up([door])
-        for name, job in generation.jobs.items():
-            self.tell_ingress({"do": "limits", "job": name, "limits": limits(job.options)})
-        if (before.log, before.log_format, before.log_level) != (generation.options.log, *_log_form(generation.options)):
-            self.logs.begin_anew()
+    # --- what its parts ask
 
     def prepare_totals(self, generation: Generation) -> None:
         """Where the dead workers' counters of its jobs go."""
         for name in generation.jobs:
             self.totals.setdefault(name, Totals())
-
-    def _remove(self, job: str) -> None:
-        """Nothing comes in for the job any more; once what is held is done, its workers go."""
-        self._removing.add(job)
-        doors = [door for door in self.entries.doors.values() if door.job == job]
-        told = self.tell_ingress({"do": "remove", "job": job}) if doors else False
-        self.entries.give_up(doors)
-        if not told:
-            self.decide(model.Retire(job))
-
-    def nothing_to_remove(self) -> bool:
-        """Whether the jobs that are not wanted any more are gone."""
-        self._removing &= self.fleet.jobs.keys()
-        return not self._removing
-
-    def remove_now(self) -> None:
-        """Wait for nothing any more."""
-        for job in sorted(self._removing):
-            self.decide(model.Retire(job))
-
-    def _let_old_generations_go(self) -> None:
-        if self.state != "running":
-            return
-        candidate = self.reloads.candidate()
-        needed = self.fleet.generations() | {self.current.number} | ({candidate.number} if candidate is not None else set())
-        for number in self.generations.keys() - needed:
-            del self.generations[number]
-        for child in (*self.family.of("zygote"), *self.family.of("twin")):
-            if child.generation not in self.generations and not child.facts.get("leaving"):
-                self.let_go(child)
-
-    def let_go(self, child: Child) -> None:
-        """A zygote, a twin or a `prepare` run is not needed any more."""
-        child.facts["leaving"] = True
-        if not child.pid:
-            self.family.unborn(child.id)
-        elif child.kind == "prepare" or not child.channel.send({"do": "leave"}):
-            child.kill(signal.SIGKILL)
-
-    # --- settings in place
 
     def next_settings_id(self) -> int:
         """A number for one handing out of settings."""
@@ -434,148 +323,29 @@ class Supervisor:
         told = [ingress.channel.send(packet) for ingress in self.family.of("ingress")]
         return any(told)
 
+    def respawn(self, kind: str) -> None:
+        """Have one of this kind again, in a moment."""
+        self.respawns[kind] = time.monotonic() + RESPAWN
+
     def _replace(self, kind: str) -> None:
         if self.state == "stopping" and kind != "logger":
             return
         if kind == "twin":
-            for generation in self.generations.values():
-                self.make_twin(generation)
+            for generation in self.generations.known.values():
+                self.generations.make_twin(generation)
         elif kind == "logger":
             self.logs.begin()
         else:
             self.begin_ingress()
             self.tell_ingress({"do": "open"})
 
-    # --- what the model decides
-
-    def decide(self, event: model.Event) -> None:
-        """Let the fleet take the event, and do what it wants."""
-        now = time.monotonic()
-        for effect in self.fleet.handle(event, now):
-            match effect:
-                case model.Spawn(worker, job, _slot, generation, quarantine):
-                    self._spawn_worker(worker, job, generation, quarantine=quarantine)
-                case model.Activate(worker):
-                    self._tell(worker, {"do": "activate"})
-                    events.log("worker.active", worker=worker)
-                    self.catch_up_settings()
-                case model.Drain(worker):
-                    self._tell(worker, {"do": "drain"})
-                case model.Kill(worker, stacks):
-                    self._put_down(worker, stacks=stacks, now=now)
-                case model.Note(name, worker, text, job, level):
-                    events.log(name, text, level=level, worker=worker, job=job)
-                case model.Removed(job):
-                    self._remove(job)
-                case _:
-                    self._tell_reload(effect)
-
-    def _tell_reload(self, effect: model.Effect) -> None:
-        running = self.reloads.running
-        if not isinstance(running, Reload):
-            return
-        match effect:
-            case model.Progress(text):
-                running.progress(text)
-            case model.RolledOut():
-                running.rolled_out()
-            case model.RolledBack(_generation, reason):
-                running.rolled_back(reason)
-
-    def _tell(self, worker: str, packet: Packet) -> None:
-        child = self.family.members.get(worker)
-        if child is not None:
-            child.channel.send(packet)
-
-    def _put_down(self, worker: str, *, stacks: bool, now: float) -> None:
-        """ABRT shows the stacks of all threads, CONT wakes a stopped process for it, KILL follows."""
-        child = self.family.members.get(worker)
-        if child is None:
-            return
-        if not child.pid:
-            self.unborn(worker, "it never came to life")
-        elif stacks and not (self._stop_at is not None and self._stop_at <= now):
-            child.kill(signal.SIGABRT)
-            child.kill(signal.SIGCONT)
-            self.kills[worker] = now + AFTER_ABORT
-        else:
-            child.kill(signal.SIGKILL)
-
-    def _spawn_worker(self, child_id: str, job: str, number: int, *, quarantine: bool) -> None:
-        generation = self.generations.get(number)
-        zygote = self.family.zygote(number)
-        if zygote is None or generation is None or generation.lost:
-            self.decide(model.SpawnFailed(child_id, "there is no zygote"))
-            return
-        log = self.logs.pipe(child_id, job, child_id)
-        role: Any = "quarantine" if quarantine else "worker"
-        child = self.births.worker(generation, zygote, child_id, job, role, log.write, time.monotonic())
-        log.adopt()
-        if child is None:
-            self.unborn(child_id, "the zygote cannot be told")
-
-    def spawn(self, role: str, generation: Generation, job: str) -> None:
-        """Make a `prepare` run of a job."""
-        zygote = self.family.zygote(generation.number)
-        name = self._name(role)
-        if zygote is None:
-            self.trouble(generation.number, AppError("there is no zygote", where=f"job {job}"))
-            return
-        log = self.logs.pipe(name, job, name)
-        child = self.births.worker(generation, zygote, name, job, "prepare", log.write, time.monotonic())
-        log.adopt()
-        if child is None:
-            self.unborn(name, "the zygote cannot be told")
-
-    def unborn(self, child_id: str, reason: str) -> None:
-        """A child that was asked for will never be."""
-        child = self.family.unborn(child_id)
-        if child is None:
-            return
-        if child.attached:
-            self.tell_ingress({"do": "dead", "worker": child_id, "suspects": [], "reason": reason})
-        if child.kind == "worker":
-            self.decide(model.SpawnFailed(child_id, reason))
-        elif child.kind == "twin":
-            self.respawns["twin"] = time.monotonic() + RESPAWN
-        else:
-            self.trouble(child.generation, AppError(f"a process could not be made: {reason}", where=f"job {child.job}"))
-
-    # --- looking after workers
-
-    def _look_at_boards(self, now: float) -> None:
-        """Whose loop has not turned for three heartbeats, or whose handler is over its limit without a word, is hung.
-
-        If this look itself comes late (the machine slept, we were stopped), nobody is judged this time.
-        """
-        late = now - self._looked_at > 2 * self._beat
-        self._looked_at, self._next_look = now, now + self._beat
-        if late:
-            return
-        for child in self.family.of("worker"):
-            worker = self.fleet.workers.get(child.id)
-            if worker is None or worker.life is not Life.ACTIVE or child.id in self.kills:
-                continue
-            reading = view.reading(child, now)
-            silent = now - max(reading.heartbeat_ns / view.NS, worker.since)
-            if silent > HEARTBEATS_MISSED * self._beat_of(child):
-                self.decide(model.Hung(child.id, f"its loop has not turned for {silent:.1f} s"))
-
-    @property
-    def _beat(self) -> float:
-        return min((job.options.heartbeat for one in self.generations.values() for job in one.jobs.values()), default=10.0)
-
-    def _beat_of(self, child: Child) -> float:
-        generation = self.generations.get(child.generation)
-        return generation.jobs[child.job].options.heartbeat if generation is not None else self._beat
-
     # --- small things
 
     def execute(self, kind: str, launch: Launch, closing: int = -1) -> Child:
         """Start a process of ours; `closing` is a descriptor that is the child's from then on."""
-        return self.logs.execute(self._name(kind), launch, closing)
+        return self.logs.execute(self.name(kind), launch, closing)
 
-    def _name(self, kind: str) -> str:
+    def name(self, kind: str) -> str:
         self._numbers += 1
         return f"{kind}.{self._numbers}"
 
@@ -616,7 +386,3 @@ class Supervisor:
             if child.job == job and worker is not None and worker.life is Life.ACTIVE and not worker.quarantine:
                 return child.channel.send({"do": "retry-letters"})
         return False
-
-
-def _log_form(options: DaemonOptions) -> tuple[str, str]:
-    return options.log_format, options.log_level

@@ -20,8 +20,6 @@ from holdfast.telemetry import events
 if TYPE_CHECKING:
     from holdfast.supervisor.daemon import Supervisor
 
-RESPAWN = 1.0  # an ingress, twin or logger is not replaced more often than once in so many seconds
-
 
 class Hearing:
     """The words, by kind of child and verb: `_on_KIND_VERB`, or `_on_VERB` for all kinds."""
@@ -58,14 +56,14 @@ class Hearing:
     # --- zygotes and what they make
 
     def _on_loaded(self, child: Child, packet: Packet, _text: str) -> None:
-        self._supervisor.loaded(child, packet)
+        self._supervisor.generations.loaded(child, packet)
 
     def _on_spawned(self, _child: Child, packet: Packet, _text: str) -> None:
         self._supervisor.family.born(str(packet["id"]), int(packet["pid"]))
         self._supervisor.family.reap()
 
     def _on_spawn_failed(self, _child: Child, packet: Packet, _text: str) -> None:
-        self._supervisor.unborn(str(packet["id"]), str(packet["reason"]))
+        self._supervisor.effects.unborn(str(packet["id"]), str(packet["reason"]))
 
     def _on_twin(self, _child: Child, _packet: Packet, _text: str) -> None:
         return
@@ -157,7 +155,7 @@ class Hearing:
         supervisor = self._supervisor
         reading = view.reading(child, now)
         supervisor.totals[child.job].add(reading)
-        supervisor.kills.pop(child.id, None)
+        supervisor.effects.kills.pop(child.id, None)
         text = child.facts.get("failed", str(how))
         if child.attached:
             suspects = [] if how.status == 0 and not how.signal else [seq for begun in reading.begun for seq in begun.seqs]
@@ -173,7 +171,7 @@ class Hearing:
 
     def _prepare_ended(self, child: Child, how: Exit, _now: float) -> None:
         if child.facts.get("prepared"):
-            self._supervisor.prepared(child)
+            self._supervisor.generations.prepared(child)
             return
         error = AppError(f"making the tables ended the process: {how}", where=f"job {child.job}", remedy="see the log")
         self._supervisor.trouble(child.generation, error)
@@ -181,8 +179,8 @@ class Hearing:
     def _zygote_ended(self, child: Child, how: Exit, _now: float) -> None:
         """The twin takes over: it is the same loaded generation, whatever has become of the files."""
         supervisor = self._supervisor
-        generation = supervisor.generations.get(child.generation)
-        if supervisor.state == "stopping" or generation is None:
+        generation = supervisor.generations.of(child)
+        if supervisor.state == "stopping" or generation is None or child.facts.get("leaving"):
             return
         if generation.declared is None:
             error = AppError(f"the import of the app ended the process: {how}", remedy="correct what it does when it is imported")
@@ -190,14 +188,14 @@ class Hearing:
             return
         events.log("zygote.died", str(how), level="error", generation=child.generation)
         for one in [one for one in supervisor.family.members.values() if not one.pid and one.generation == child.generation]:
-            supervisor.unborn(one.id, "the zygote died")
-        supervisor.replace_zygote(generation)
+            supervisor.effects.unborn(one.id, "the zygote died")
+        supervisor.generations.replace_zygote(generation)
 
     def _twin_ended(self, child: Child, how: Exit, _now: float) -> None:
         supervisor = self._supervisor
-        if supervisor.state != "stopping" and child.generation in supervisor.generations:
+        if supervisor.state != "stopping" and supervisor.generations.of(child) is not None:
             events.log("twin.died", str(how), level="warning")
-            supervisor.respawns["twin"] = time.monotonic() + RESPAWN
+            supervisor.respawn("twin")
 
     def _ingress_ended(self, _child: Child, how: Exit, now: float) -> None:
         supervisor = self._supervisor
@@ -211,4 +209,4 @@ class Hearing:
         supervisor = self._supervisor
         if not supervisor.ending_logger:
             supervisor.fail(UnavailableError(f"the logger ended before it was ready: {how}", where="log"))
-            supervisor.respawns["logger"] = time.monotonic() + (0.0 if supervisor.state == "running" else RESPAWN)
+            supervisor.respawn("logger")

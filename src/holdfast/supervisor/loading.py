@@ -37,8 +37,8 @@ class Loading:
             Step("reading the configuration", self._resolve, lambda: True),
             Step("binding", self._bind, lambda: True),
             Step("opening the ingress", self._open_doors, self._all_listen, left, late),
-            Step("preparing tables", self.prepare_next, lambda: not generation.unprepared, left, late),
-            Step("starting the twin", lambda: self._supervisor.make_twin(generation), lambda: True),
+            Step("preparing tables", self._prepare, lambda: not generation.unprepared, left, late),
+            Step("starting the twin", lambda: self._supervisor.generations.make_twin(generation), lambda: True),
         ]
 
     def abandon(self) -> None:
@@ -51,25 +51,10 @@ class Loading:
         for kind in ("prepare", "zygote", "twin"):
             for child in supervisor.family.of(kind):
                 if child.generation == self.generation.number:
-                    supervisor.let_go(child)
-
-    def import_again(self) -> None:
-        """After the death of zygote and twin: whether the files still hold what was loaded, `Supervisor.loaded` finds out."""
-        self._import()
+                    supervisor.generations.let_go(child)
 
     def _import(self) -> None:
-        generation, supervisor = self.generation, self._supervisor
-        boot = {
-            "app": generation.options.app,
-            "directory": generation.inputs.directory,
-            "generation": generation.number,
-            "settings_path": generation.options.settings,
-            "settings_text": generation.settings_text,
-            "allow_threads": 'spawn = "exec"' in (generation.inputs.toml_text or ""),  # the class's own word comes too late
-            "preload": [],
-        }
-        launch = supervisor.ground.launch("zygote", boot, generation.inputs.directory, options=generation.options)
-        supervisor.execute("zygote", launch).generation = generation.number
+        import_application(self._supervisor, self.generation)
 
     def _resolve(self) -> None:
         generation, ground = self.generation, self._supervisor.ground
@@ -94,7 +79,26 @@ class Loading:
     def _all_listen(self) -> bool:
         return self._supervisor.entries.listening >= {door.id for door in self._new}
 
-    def prepare_next(self) -> None:
-        """Make the tables of the next job that has some."""
-        if self.generation.unprepared:
-            self._supervisor.spawn("prepare", self.generation, self.generation.unprepared[0])
+    def _prepare(self) -> None:
+        prepare_next(self._supervisor, self.generation)
+
+
+def import_application(supervisor: Supervisor, generation: Generation) -> None:
+    """Start a zygote that imports what the files hold now."""
+    boot = {
+        "app": generation.options.app,
+        "directory": generation.inputs.directory,
+        "generation": generation.number,
+        "settings_path": generation.options.settings,
+        "settings_text": generation.settings_text,
+        "allow_threads": 'spawn = "exec"' in (generation.inputs.toml_text or ""),  # the class's own word comes too late
+        "preload": [],
+    }
+    launch = supervisor.ground.launch("zygote", boot, generation.inputs.directory, options=generation.options)
+    supervisor.execute("zygote", launch).generation = generation.number
+
+
+def prepare_next(supervisor: Supervisor, generation: Generation) -> None:
+    """Make the tables of the next job that has some."""
+    if generation.unprepared:
+        supervisor.effects.prepare(generation, generation.unprepared[0])

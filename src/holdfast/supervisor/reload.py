@@ -159,7 +159,7 @@ class Reload:
         supervisor, generation = self._supervisor, self.generation
         assert generation is not None
         changed = changes(supervisor.current, generation)
-        supervisor.accept(generation)
+        supervisor.generations.accept(generation)
         self._answer = {"exit": 0, "result": {"generation": generation.number, "pid": supervisor.ground.pid, "changes": changed}}
 
     def rolled_back(self, reason: str) -> None:
@@ -173,7 +173,13 @@ class Reload:
         steps = [
             *self._loading.steps(),
             Step("replacing workers", self._roll, lambda: self._answer is not None),
-            Step("removing jobs", lambda: None, self._supervisor.nothing_to_remove, lambda: REMOVAL_LIMIT, self._supervisor.remove_now),
+            Step(
+                "removing jobs",
+                lambda: None,
+                self._supervisor.effects.nothing_to_remove,
+                lambda: REMOVAL_LIMIT,
+                self._supervisor.effects.remove_now,
+            ),
             Step("", self._conclude, lambda: True),
         ]
         return Agenda(steps, lambda name: self.progress(name) if name else None)
@@ -182,8 +188,8 @@ class Reload:
         supervisor = self._supervisor
         inputs, options, settings_text = supervisor.read()
         require_same_daemon(supervisor.options, options)
-        self.generation = Generation(supervisor.next_generation(), inputs, options, settings_text)
-        supervisor.generations[self.generation.number] = self.generation
+        self.generation = Generation(supervisor.generations.next_number(), inputs, options, settings_text)
+        supervisor.generations.add(self.generation)
 
     def _time_left(self) -> float:
         return self._began + self._supervisor.options.start_timeout - time.monotonic()
@@ -211,5 +217,5 @@ class Reload:
         if answer["exit"] and self._loading is not None:
             self._loading.abandon()
         if answer["exit"] and self.generation is not None:
-            self._supervisor.generations.pop(self.generation.number, None)
+            self._supervisor.generations.drop(self.generation)
         self._ended(self.askers, answer)

@@ -80,7 +80,7 @@ class Crowd:
         self._endpoint = f"tcp://127.0.0.1:{where}" if isinstance(where, int) else where
         self._moves: deque[str] = deque()
         self._again_after, self._window, self._rate, self._body, self._prefix = again_after, window, rate, body, prefix
-        self._context = zmq.Context()
+        self._context: Any = None  # made where it is used: one that is never ended makes itself heard
         self._poller = zmq.Poller()
         self._idle: deque[Socket] = deque()
         self._asking: dict[Socket, str] = {}
@@ -127,6 +127,7 @@ class Crowd:
     # --- the loop, in its own thread
 
     def _run(self) -> None:
+        self._context = zmq.Context()
         try:
             self._loop()
         except BaseException as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import os
@@ -29,6 +30,7 @@ class Application:
     classes: Mapping[str, type[Job]]
     declarations: list[Declaration]
     default: list[str]
+    digest: str  # of its code
 
     def work_of(self, cls: type[Job]) -> Work:
         """Which of its methods is the work."""
@@ -40,10 +42,12 @@ def load(app: str, directory: str) -> Application:
     for name in _ONE_THREAD:
         os.environ.setdefault(name, "1")
     os.chdir(directory)
-    module = _import_file(os.path.join(directory, app)) if app.endswith(".py") else _import_dotted(app, directory)
+    trees: list[Tree] = []
+    module = _import_file(os.path.join(directory, app), trees) if app.endswith(".py") else _import_dotted(app, directory, trees)
+    digest = hashlib.sha256("".join(tree.digest() for tree in trees).encode()).hexdigest()
     own = jobs_of(vars(module), _declared())
     declarations = {cls: declare(cls) for cls in [*own, *imported_by(vars(module))]}
-    return Application({cls.__name__: cls for cls in declarations}, list(declarations.values()), [cls.__name__ for cls in own])
+    return Application({cls.__name__: cls for cls in declarations}, list(declarations.values()), [cls.__name__ for cls in own], digest)
 
 
 def _declared() -> list[type[Job]]:
@@ -52,26 +56,26 @@ def _declared() -> list[type[Job]]:
     return [job for made in getattr(daemon, "declared", ()) for job in made.jobs]
 
 
-def _import_dotted(name: str, directory: str) -> ModuleType:
+def _import_dotted(name: str, directory: str, trees: list[Tree]) -> ModuleType:
     sys.path.insert(0, directory)
     package = name.partition(".")[0]
     spec = importlib.util.find_spec(package)
     for place in spec.submodule_search_locations or () if spec else ():
         parent = os.path.dirname(os.path.abspath(place))
         if os.path.basename(parent) not in SHARED:
-            _freeze(parent)
+            _freeze(parent, trees)
             continue
         # Among other people's packages only this one is the application's.
-        tree = _freeze(place)
+        tree = _freeze(place, trees)
         initial = os.path.join(place, "__init__.py")
         if initial in tree.files:
             _execute(package, initial, tree)
     if spec and not spec.submodule_search_locations and spec.origin and spec.has_location:
-        _freeze(os.path.dirname(os.path.abspath(spec.origin)))
+        _freeze(os.path.dirname(os.path.abspath(spec.origin)), trees)
     return importlib.import_module(name)
 
 
-def _import_file(path: str) -> ModuleType:
+def _import_file(path: str, trees: list[Tree]) -> ModuleType:
     stem = os.path.splitext(os.path.basename(path))[0]
     if not os.path.exists(path):
         raise AppError("no such file", where=path)
@@ -79,7 +83,7 @@ def _import_file(path: str) -> ModuleType:
         raise AppError(f"an app of this name would hide the module {stem!r}", where=path, remedy="name the file otherwise")
     folder = os.path.dirname(os.path.abspath(path))
     sys.path.insert(0, folder)
-    return _execute(stem, path, _freeze(folder))
+    return _execute(stem, path, _freeze(folder, trees))
 
 
 def _execute(name: str, path: str, tree: Tree) -> ModuleType:
@@ -93,9 +97,10 @@ def _execute(name: str, path: str, tree: Tree) -> ModuleType:
     return module
 
 
-def _freeze(root: str) -> Tree:
-    """Keep what is below this folder in memory, and import it from there."""
+def _freeze(root: str, trees: list[Tree]) -> Tree:
+    """Keep what is below this folder in memory, among `trees`, and import it from there."""
     tree = read_tree(root)
+    trees.append(tree)
     install(tree)
     if tree.limit:
         events.log(

@@ -6,6 +6,7 @@ package keeps them. Nearest folders come first, so that what a limit leaves out 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import sys
@@ -52,6 +53,13 @@ class Tree:
             raise FileNotFoundError(f"no such file when the application was loaded: {path}")
         with open(path, "rb") as file:
             return file.read()
+
+    def digest(self) -> str:
+        """Of the code in it; what a package keeps beside its code may change while it runs, and does not count."""
+        total = hashlib.sha256()
+        for path in sorted(path for path in self.files if path.endswith(_CODE)):
+            total.update(repr((os.path.relpath(path, self.root), hashlib.sha256(self.files[path]).hexdigest())).encode())
+        return total.hexdigest()
 
 
 def read_tree(root: str) -> Tree:
