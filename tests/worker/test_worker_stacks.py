@@ -45,6 +45,7 @@ def begun(nursery: Nursery, word: str) -> None:
 def rows_of(ward: Ward) -> list[stacks.Row]:
     ward.ask_for_stacks()
     text = until(lambda: (told := ward.told_stacks()) and stacks.is_whole(told) and told, "the stacks")
+    assert text.startswith(("Thread", "Current"))
     return stacks.rows(text, ward.reading(), job="Fee", epoch=7, now_ns=time.monotonic_ns())
 
 
