@@ -7,7 +7,6 @@ address never changes; where a generation wants another, that is another door.
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -94,7 +93,7 @@ class Entries:
 
     def begin(self) -> int:
         """A new ingress is coming: a new epoch, a new tally whose descriptor is the caller's."""
-        self.epoch = secrets.randbits(62) | 1
+        self.epoch = int.from_bytes(os.urandom(8), "big") >> 2 | 1  # `secrets` would bring libcrypto
         self.listening.clear()
         fd, self._view = boards.make("tally", tally.SIZE)
         return fd
