@@ -81,6 +81,10 @@ class Away(Exception):
     """The connection is lost."""
 
 
+class Full(Exception):
+    """The store says that it cannot."""
+
+
 class Refused(Exception):
     """A constraint that is checked at the end, say."""
 
@@ -89,8 +93,8 @@ class Died(BaseException):
     """The process is gone in this moment."""
 
 
-ERRORS = {"transient": Transient, "away": Away, "refused": Refused}
-FAULTS = {Transient: Fault.TRANSIENT, Away: Fault.AWAY, Refused: Fault.MESSAGE}
+ERRORS = {"transient": Transient, "away": Away, "full": Full, "refused": Refused}
+FAULTS = {Transient: Fault.TRANSIENT, Away: Fault.LOST, Full: Fault.AWAY, Refused: Fault.MESSAGE}
 
 
 class Weather:
@@ -110,6 +114,9 @@ class Weather:
     def begin(self) -> Any:
         self.strike("begin")
         return Struck(self._connection.begin(), self)
+
+    def probe(self) -> None:
+        self.begin().rollback()
 
     def close(self) -> None:
         self._connection.close()

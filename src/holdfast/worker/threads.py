@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,6 +12,7 @@ from typing import Protocol
 from holdfast.errors import UnavailableError
 from holdfast.model.delivery import Delivery
 from holdfast.model.job import Job
+from holdfast.model.pace import next_clean
 from holdfast.model.spec import Work, WorkerSpec
 from holdfast.sources.base import Source
 from holdfast.stores.base import Connection, Fault, Store
@@ -19,6 +21,8 @@ from holdfast.worker.engine_context import EngineContext
 from holdfast.worker.intake import Intake
 from holdfast.worker.runtime import ThreadRuntime, only_here
 from holdfast.worker.trace import reason_of, trace_of
+
+CLEAN_AT_ONCE = 1000
 
 
 class Engine(Protocol):
@@ -118,6 +122,7 @@ class Hand:
         context = shared.context(index, self._connection)
         self._board = context.board
         self._engine = None if shared.work == "run" else shared.engine(self._job, shared.spec, context)
+        self._sweeper = Sweeper(self._connection, shared.spec.options.inbox_keep) if index == 0 and shared.spec.options.inbox else None
         only_here(self._job.setup)()
 
     def work(self) -> None:
@@ -141,10 +146,12 @@ class Hand:
         while (deliveries := intake.take()) is not None:
             if not deliveries:
                 engine.retry_letters()
-                continue
-            rest = engine.process(deliveries)
-            if rest and source is not None:
-                source.give_back([delivery.seq for delivery in rest])
+            else:
+                rest = engine.process(deliveries)
+                if rest and source is not None:
+                    source.give_back([delivery.seq for delivery in rest])
+            if self._sweeper is not None:
+                self._sweeper.sweep(time.monotonic())
 
     def _run_again_and_again(self) -> None:
         self._shared.activated.wait()
@@ -159,6 +166,26 @@ class Hand:
             draining.wait(self._shared.spec.options.interval)
 
 
+class Sweeper:
+    """Forgets what is old in the inbox, a chunk between two batches: an idle daemon has nothing new to forget, and stays quiet."""
+
+    def __init__(self, connection: Connection | None, keep: float) -> None:
+        self._connection = connection
+        self._keep = keep
+        self._next = 0.0
+
+    def sweep(self, now: float) -> None:
+        """Do the next chunk when it is due; what goes wrong then is told and changes nothing."""
+        if self._connection is None or now < self._next:
+            return
+        gone = 0
+        try:
+            gone = self._connection.clean(self._keep, CLEAN_AT_ONCE)
+        except Exception as error:
+            _tell("inbox.uncleaned", error)
+        self._next = now + next_clean(gone, CLEAN_AT_ONCE)
+
+
 def connect(store: Store | None) -> Connection | None:
     """A connection of the calling thread; UnavailableError when the store is not to be had."""
     if store is None:
@@ -171,7 +198,7 @@ def connect(store: Store | None) -> Connection | None:
 
 def unavailable(store: Store, error: Exception) -> Exception:
     """The same error, as UnavailableError where it says that the store is away."""
-    if isinstance(error, UnavailableError) or store.fault(error) is not Fault.AWAY:
+    if isinstance(error, UnavailableError) or store.fault(error) not in (Fault.AWAY, Fault.LOST):
         return error
     return UnavailableError(f"the store is not to be had: {reason_of(error)}")
 
