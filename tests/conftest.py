@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.testing.databases import Databases
+
 SCRIPT = Path(__file__).parents[1] / "scripts" / "services"
 
 
@@ -53,3 +55,10 @@ def services() -> Iterator[Services]:
         for name in own._urls:
             own.run("stop", name)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def databases(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+    """Databases for tests, dropped at the end."""
+    with Databases(services.url, tmp_path_factory.mktemp("databases")) as made:
+        yield made

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +15,6 @@ KINDS = ["sqlite", "mariadb", "postgresql"]
 SERVERS = ["mariadb", "postgresql"]
 
 
-@pytest.fixture
-def databases(services: Any, tmp_path: Path) -> Iterator[Databases]:
-    with Databases(services.url, tmp_path) as made:
-        yield made
-
-
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -29,7 +22,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def url(kind: str, databases: Databases) -> str:
-    return databases.make(kind)
+    return databases.lend(kind)
 
 
 @pytest.fixture

@@ -243,8 +243,10 @@ def _watch(connection: sqlalchemy.Connection, _cursor: Any, statement: str, _par
 def _tls(query: dict[str, Any]) -> dict[str, Any]:
     """What `ssl…` in the URL asks for: verified, name included, unless ssl_check_hostname=false."""
     wanted = {name: str(value) for name, value in query.items() if name.startswith("ssl")}
-    if not wanted or wanted == {"ssl": "false"}:
+    if not wanted:
         return {}
+    if wanted == {"ssl": "false"}:
+        return {"ssl_disabled": True}
     try:
         context = ssl.create_default_context(cafile=wanted.get("ssl_ca"))
         if "ssl_cert" in wanted:

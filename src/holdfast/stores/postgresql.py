@@ -85,6 +85,29 @@ class PostgresInbox(Inbox):
         return key_of("batch", self._scope, f"{epoch:x}")
 
 
+class LimitedConnection(psycopg.Connection[Any]):
+    """Waits only so long for an answer: a server that is stopped, or a proxy that stalls, still acknowledges bytes."""
+
+    limit = 30.0
+
+    def wait(self, gen: Any, interval: float = 1.0, timeout: float | None = None) -> Any:
+        limit = self.limit if timeout is None else min(timeout, self.limit)
+        return super().wait(_limited(gen, time.monotonic() + limit), interval)
+
+
+def _limited(gen: Any, deadline: float) -> Any:
+    """The same conversation, which ends with an error when nothing has come until the deadline."""
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if not ready and time.monotonic() > deadline:
+                raise psycopg.OperationalError("no answer within the time limit of a message")
+            wanted = gen.send(ready)
+    except StopIteration as end:
+        return end.value
+
+
 class PostgresStore(ServerStore):
     """See `holdfast.stores.server`."""
 
@@ -114,7 +137,14 @@ class PostgresStore(ServerStore):
         }
         given = set(place.query)
         super().__init__(place, job, timeout, connect_args={k: v for k, v in arguments.items() if k not in given})
-        sqlalchemy.event.listen(self.engine, "do_connect", _name_session)
+        sqlalchemy.event.listen(self.engine, "do_connect", self._open_session)
+
+    def _open_session(self, _dialect: Any, _record: Any, positional: Any, named: dict[str, Any]) -> Any:
+        """Each session by a name of its own, by which another one can end it."""
+        named.setdefault("application_name", f"holdfast {os.urandom(12).hex()}")
+        session = LimitedConnection.connect(*positional, **named)
+        session.limit = self.timeout
+        return session
 
     def fault(self, error: BaseException) -> Fault:
         """Classify by SQLSTATE; an error of the connection has none."""
@@ -194,8 +224,3 @@ class PostgresStore(ServerStore):
 
 def _state(error: BaseException | None) -> str:
     return getattr(error, "sqlstate", None) or ""
-
-
-def _name_session(_dialect: Any, _record: Any, _positional: Any, named: dict[str, Any]) -> None:
-    """Each session by a name of its own, by which another one can end it."""
-    named.setdefault("application_name", f"holdfast {os.urandom(12).hex()}")

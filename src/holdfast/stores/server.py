@@ -255,7 +255,8 @@ class ServerConnection:
             self._orphans.append(self._mark)
         if core is None:
             return
-        core.info.pop("holdfast", None)
+        with contextlib.suppress(Exception):
+            core.info.pop("holdfast", None)
         with contextlib.suppress(Exception):
             if orphan:
                 core.invalidate()
@@ -352,7 +353,8 @@ class ServerTransaction(CoreTransaction):
         self.ending, self.handling = True, False
         orphan = self._weather is Fault.LOST
         try:
-            self._transaction.rollback()
+            if not orphan:  # who does not answer would not answer to this either
+                self._transaction.rollback()
         except Exception:
             orphan = True
         self._connection.ended(orphan=orphan, failed=self._weather is not None)

@@ -20,6 +20,7 @@ class Databases:
         self._server = server
         self._folder = folder
         self._made: list[tuple[str, str]] = []
+        self._lent: dict[str, str] = {}
 
     def __enter__(self) -> Databases:
         return self
@@ -38,6 +39,16 @@ class Databases:
         self.administer(kind, f"CREATE DATABASE {name}")
         self._made.append((kind, name))
         return f"{self._server(kind).rpartition('/')[0]}/{name}"
+
+    def lend(self, kind: str) -> str:
+        """The URL of a database that is emptied and lent again: much cheaper than one that is made and dropped."""
+        url = self._lent.get(kind) or self._lent.setdefault(kind, self.make(kind))
+        if kind == "sqlite":
+            return self.make(kind)
+        schema = "DATABASE()" if kind == "mariadb" else "current_schema()"
+        tables = [row[0] for row in query(url, f"SELECT table_name FROM information_schema.tables WHERE table_schema = {schema}")]
+        query(url, *(f"DELETE FROM {name}" if name.startswith("holdfast_") else f"DROP TABLE {name}" for name in tables))
+        return url
 
     def administer(self, kind: str, *statements: str) -> list[Any]:
         """Run statements on the server itself; the rows of the last."""

@@ -42,7 +42,7 @@ class Weather:
             return self._connection.begin()
         except Exception as error:
             trouble = self.trouble(error)
-            raise Undone(Trouble.AWAY if trouble is Trouble.REFUSED else trouble, error) from error
+            raise Undone(trouble if trouble is Trouble.TRANSIENT else Trouble.AWAY, error) from error
 
     def trouble(self, error: BaseException) -> Trouble:
         """What the error, or one behind it, says of the store; REFUSED when it says nothing."""
