@@ -1,12 +1,9 @@
-"""Real servers for the tests that need them: started once, by the same script that anybody can use."""
+"""Real servers for the tests that need them, started once."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,30 +11,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.testing.databases import Databases
-
-SCRIPT = Path(__file__).parents[1] / "scripts" / "services"
-
-
-class Services:
-    """The private servers of this run. A server that cannot be had is a failure, never a skip."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._urls: dict[str, str] = {}
-
-    def run(self, verb: str, name: str) -> dict[str, dict[str, str]]:
-        """start, stop, kill or status."""
-        words = [sys.executable, str(SCRIPT), verb, name, "--directory", str(self.directory), "--json"]
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)
-        assert done.returncode == 0, done.stderr
-        told: dict[str, dict[str, str]] = json.loads(done.stdout)
-        return told
-
-    def url(self, name: str) -> str:
-        """The URL of a server that runs; started when it does not."""
-        if name not in self._urls:
-            self._urls[name] = self.run("start", name)[name]["url"]
-        return self._urls[name]
+from servers_kit import Services
 
 
 @pytest.fixture(scope="session")
@@ -52,8 +26,7 @@ def services() -> Iterator[Services]:
     try:
         yield own
     finally:
-        for name in own._urls:
-            own.run("stop", name)
+        own.stop()
         shutil.rmtree(directory, ignore_errors=True)
 
 

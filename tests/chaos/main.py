@@ -13,9 +13,9 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 import database
 from chaos_kit import Result, table
 
-from conftest import Services
 from holdfast.model.faults import POINTS
 from holdfast.testing.databases import Databases
+from servers_kit import Services
 
 
 def database_table(given: argparse.Namespace, databases: Databases, services: Services) -> list[Result]:
@@ -54,8 +54,7 @@ def main() -> int:
             with Databases(services.url, folder) as databases:
                 results = database_table(given, databases, services)
         finally:
-            for kind in database.SERVERS:
-                services.run("stop", kind)
+            services.stop()
     print(table(results))
     return 0 if all(result.good for result in results) else 1
 

@@ -1,4 +1,4 @@
-"""The short form of ./scripts/chaos database: each fault once, on both servers; nothing lost, nothing doubled."""
+"""The short form of ./scripts/chaos database: the gravest faults once, on both servers; nothing lost, nothing doubled."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from chaos_kit import Result, table
 
 from holdfast.testing.databases import Databases
 
-SHORT = [fault for fault in database.SCENARIOS if fault != "truncate"]
+SHORT = ["cut-commit", "away", "stall", "kill-server", "slow"]
 
 
 def check(result: Result) -> None:
@@ -28,6 +28,6 @@ def test_overlapping_identities_of_two_daemons_have_one_effect(kind: str, databa
 
 
 @pytest.mark.parametrize("kind", database.SERVERS)
-@pytest.mark.parametrize("point", ["after-inbox", "after-record", "after-commit"])
+@pytest.mark.parametrize("point", ["after-record", "after-commit"])
 def test_workers_that_die_between_two_steps(kind: str, point: str, databases: Databases, services: Any) -> None:
     check(database.fault_points(kind, databases, services, point))

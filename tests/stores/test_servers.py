@@ -213,6 +213,8 @@ def test_a_contested_identity_is_set_aside_and_its_batch_goes_on(opened: Callabl
     batch = two.begin()
     verdicts = [d.verdict for d in batch.claim([claim(b"%c" % letter, letter) for letter in b"abc"])]
     assert verdicts == [Verdict.BUSY, Verdict.RUN, Verdict.RUN]
+    limit = "SHOW lock_timeout" if kind == "postgresql" else "SELECT @@innodb_lock_wait_timeout"
+    assert str(batch.db.execute(limit).scalar()) in ("3s", "3")  # as before
     batch.record([(claim(b"b"), DONE, b"TRUE"), (claim(b"c"), DONE, b"TRUE")])
     batch.commit()
     holder.rollback()

@@ -195,6 +195,7 @@ class Cleaning:
     def __init__(self, scope: str) -> None:
         self._scope = scope
         self._at = b""
+        self._batch_at = 0
 
     def clean(self, connection: Connection, older_than: float, most: int) -> int:
         """Look at the next `most` rows, delete those older than so many seconds; returns how many went."""
@@ -206,10 +207,14 @@ class Cleaning:
         ).all()
         self._at = bytes(rows[-1][0]) if len(rows) == most else b""
         gone = self._delete(connection, "holdfast_inbox", [bytes(row[0]) for row in rows if row[1] < before], before)
-        sql = "SELECT id FROM holdfast_batch WHERE scope = ? AND seen_at < ? ORDER BY id LIMIT ?"
-        return gone + self._delete(
-            connection, "holdfast_batch", [row[0] for row in own(connection, sql, (self._scope, before, most))], before
-        )
+        return gone + self._clean_batches(connection, before, most)
+
+    def _clean_batches(self, connection: Connection, before: float, most: int) -> int:
+        """Their ids grow with time, so the old ones come first; those of other jobs are stepped over."""
+        sql = "SELECT id, scope, seen_at FROM holdfast_batch WHERE id > ? ORDER BY id LIMIT ?"
+        rows = own(connection, sql, (self._batch_at, most)).all()
+        self._batch_at = rows[-1][0] if len(rows) == most and rows[-1][2] < before else 0
+        return self._delete(connection, "holdfast_batch", [row[0] for row in rows if row[1] == self._scope and row[2] < before], before)
 
     def _delete(self, connection: Connection, table: str, keys: list[Any], before: float) -> int:
         """By key, which waits for nobody who claims another identity."""

@@ -48,6 +48,8 @@ TABLES = (
 class MysqlInbox(Inbox):
     """Claims by ON DUPLICATE KEY UPDATE, which unlike INSERT IGNORE neither deadlocks nor truncates; then those of others are looked up."""
 
+    _patience = 1
+
     def _insert(self, keys: list[bytes], wanted: dict[bytes, Claim]) -> set[bytes]:
         mine, now, values = os.urandom(8), time.time(), []
         for key in keys:
@@ -71,10 +73,11 @@ class MysqlInbox(Inbox):
 
     def _begin_again(self) -> None:
         """The statement alone was undone."""
+        self._patience = int(own(self._connection, "SELECT @@innodb_lock_wait_timeout").scalar())
         own(self._connection, "SET SESSION innodb_lock_wait_timeout = 1")
 
     def _be_patient(self) -> None:
-        own(self._connection, f"SET SESSION innodb_lock_wait_timeout = {int(_LOCK_SECONDS)}")
+        own(self._connection, f"SET SESSION innodb_lock_wait_timeout = {self._patience}")
 
     def _lookup(self) -> str:
         """A locking read: it waits for a transaction that has inserted such a row and is in the middle of its commit."""

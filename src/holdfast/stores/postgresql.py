@@ -63,7 +63,7 @@ class PostgresInbox(Inbox):
         own(self._connection, "SET LOCAL lock_timeout = '500ms'")
 
     def _be_patient(self) -> None:
-        own(self._connection, f"SET LOCAL lock_timeout = {int(_LOCK_SECONDS * 1000)}")
+        own(self._connection, "SET LOCAL lock_timeout TO DEFAULT")  # that of the session
 
     def _update(self, changed: list[tuple[int, bytes | None, bytes, bytes]]) -> None:
         sql = """UPDATE holdfast_inbox AS b SET outcome = t.o, answer = t.a
