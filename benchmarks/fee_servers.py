@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from holdfast.testing.databases import query
 
 HERE = Path(__file__).resolve().parent
 ARTICLE_THREADS = 100
+Running = tuple[str, list[int]]  # endpoint and PIDs
+TITLES = {"reqs": "64 lock-step clients", "dealer": "one client, 1000 in flight"}
 TABLE = "CREATE TABLE IF NOT EXISTS fee (ticket BIGINT PRIMARY KEY, login VARCHAR(32), volume NUMERIC(18, 2), status CHAR(1))"
 FILL = {
     "mariadb": """INSERT INTO holdfast_inbox (scope, id, digest, outcome, seen_at)
@@ -52,9 +55,13 @@ def server(kind: str, inbox: int) -> Iterator[str]:
             subprocess.run([sys.executable, script, "stop", kind, "--directory", name], check=True, capture_output=True)
 
 
-def _roomy() -> dict[str, str]:
-    import os
+def cpu(pid: int) -> float:
+    """User and system seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+
+def _roomy() -> dict[str, str]:
     return {**os.environ, "SERVICES_POOL": "2048M"}
 
 
@@ -64,35 +71,35 @@ def finished(url: str) -> int:
 
 
 @contextmanager
-def peer(what: str, kind: str, url: str) -> Iterator[str]:
-    """A running peer; its endpoint."""
+def peer(what: str, kind: str, url: str) -> Iterator[Running]:
+    """A running peer."""
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     words = [sys.executable, str(HERE / "article_port.py"), what, kind, url, endpoint, str(ARTICLE_THREADS)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE)
     try:
         assert process.stdout
         assert process.stdout.readline() == b"ready\n"
-        yield endpoint
+        yield endpoint, [process.pid]
     finally:
         process.terminate()
         process.wait()
 
 
 @contextmanager
-def ours(app: Callable[..., str], url: str, work: str, processes: int) -> Iterator[str]:
-    """A running fee daemon of ours; its endpoint."""
+def ours(app: Callable[..., str], url: str, work: str, processes: int) -> Iterator[Running]:
+    """A running fee daemon of ours."""
     with tempfile.TemporaryDirectory() as name:
         port = free_port()
         more = f"    processes = {processes}\n"
         with DaemonProcess(Path(name), app(port=port, store=url, work=work, more=more)) as daemon:
             daemon.start()
-            yield f"tcp://127.0.0.1:{port}"
+            yield f"tcp://127.0.0.1:{port}", list(daemon.processes())
 
 
-def rate(url: str, endpoint: str, script: str, messages: int) -> float:
+def rate(url: str, endpoint: str, script: str, client: str, messages: int) -> float:
     """Messages a second, from the first sent to the last in its final status."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, script, "--load", "reqs", endpoint, str(messages)], check=True)
+    subprocess.run([sys.executable, script, "--load", client, endpoint, str(messages)], check=True)
     eventually(lambda: finished(url) == messages, "every row is there", 120)
     return messages / (time.perf_counter() - began)
 
@@ -119,21 +126,28 @@ def run(kind: str, app: Callable[..., str], script: str, given: Any) -> None:
             "ours, handle_batch": lambda: ours(app, url, "handle_batch", given.processes),
         }
         rates: dict[str, list[float]] = {name: [] for name in cases}
+        micros: dict[str, list[float]] = {name: [] for name in cases}
         for number in range(given.runs):
             for name, case in cases.items():
                 print(f"{kind}, round {number + 1}: {name}", file=sys.stderr)
                 clear(url)
-                with case() as endpoint:
-                    rates[name].append(rate(url, endpoint, script, given.messages))
-        print(f"\n{kind}, {given.inbox} rows in the inbox, cleaning on, flush at every commit, 64 lock-step clients")
+                with case() as (endpoint, pids):
+                    before = sum(map(cpu, pids))
+                    rates[name].append(rate(url, endpoint, script, given.client, given.messages))
+                    micros[name].append((sum(map(cpu, pids)) - before) / given.messages * 1e6)
+        print(
+            f"\n{kind}, {given.inbox} rows in the inbox, cleaning on, flush at every commit, {TITLES[given.client]}, {given.processes} processes"
+        )
         base = statistics.median(rates["port of the article"])
         for name, found in rates.items():
             middle = statistics.median(found)
-            print(f"  {name:24}{middle:9.0f} messages/s {middle / base:7.2f}x   ({', '.join(f'{one:.0f}' for one in found)})")
+            each = f"{statistics.median(micros[name]):6.0f} µs of CPU each"
+            trials = ", ".join(f"{one:.0f}" for one in found)
+            print(f"  {name:24}{middle:9.0f} messages/s {middle / base:7.2f}x {each}   ({trials})")
         alone = {"bare ROUTER, one commit": lambda: peer("bare", kind, url), "ours, handle": cases["ours, handle"]}
         for name, case in alone.items():
             clear(url)
-            with case() as endpoint:
+            with case() as (endpoint, _pids):
                 times = sorted(lock_step(endpoint, 1000))
             print(f"  one lock-step client, {name:26} p50 {statistics.median(times):6.2f} ms   p99 {times[int(len(times) * 0.99)]:6.2f} ms")
 

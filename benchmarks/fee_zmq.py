@@ -22,6 +22,7 @@ from pathlib import Path
 
 import fee_servers
 import zmq
+from fee_servers import cpu
 
 from holdfast.testing import DaemonProcess, eventually, free_port
 
@@ -86,12 +87,6 @@ def load_reqs(endpoint: str, messages: int, clients: int = 64) -> None:
             if sent < messages:
                 sock.send(b"%d,10001,1.50" % sent)
                 sent += 1
-
-
-def cpu(pid: int) -> float:
-    """User and system seconds of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def ingress_of(daemon: DaemonProcess) -> int:
@@ -168,6 +163,7 @@ def main() -> None:
     parser.add_argument("--load", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--server", action="append", choices=["mariadb", "postgresql"], help="a database server instead of SQLite")
     parser.add_argument("--inbox", type=int, default=0, help="rows in the server's inbox before it begins")
+    parser.add_argument("--client", choices=["reqs", "dealer"], default="reqs", help="of the runs on a server")
     parser.add_argument("--processes", type=int, default=2, help="workers on a server")
     arguments = parser.parse_args()
     for kind in arguments.server or ():
