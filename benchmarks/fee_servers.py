@@ -135,9 +135,8 @@ def run(kind: str, app: Callable[..., str], script: str, given: Any) -> None:
                     before = sum(map(cpu, pids))
                     rates[name].append(rate(url, endpoint, script, given.client, given.messages))
                     micros[name].append((sum(map(cpu, pids)) - before) / given.messages * 1e6)
-        print(
-            f"\n{kind}, {given.inbox} rows in the inbox, cleaning on, flush at every commit, {TITLES[given.client]}, {given.processes} processes"
-        )
+        print(f"\n{kind}, {given.inbox} rows in the inbox, cleaning on, flush at every commit")
+        print(f"  {TITLES[given.client]}; ours with {given.processes} processes")
         base = statistics.median(rates["port of the article"])
         for name, found in rates.items():
             middle = statistics.median(found)

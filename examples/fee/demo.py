@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager, suppress
@@ -27,7 +28,7 @@ import clients
 
 MESSAGES = 20_000
 REQ_CLIENTS = 8
-REQ_SHARE = 1_000  # messages of each REQ client; the DEALER sends the rest
+REQ_SHARE = 500  # messages of each REQ client; the DEALER sends the rest
 HERE = Path(__file__).resolve().parent
 PYTHON = Path(sys.executable)
 
@@ -142,23 +143,24 @@ def _submit(pool: ProcessPoolExecutor, endpoint: str) -> Iterator[Future[clients
 
 @contextmanager
 def _progress(counters: Sequence[int]) -> Iterator[Any]:
-    """Show how far it is: a line that changes on a terminal, else a line every few seconds."""
+    """Show how far it is, and how many were answered in the last second: a line that changes on a terminal, else one a second."""
     live = sys.stdout.isatty()
-    began = last = time.monotonic()
+    shown = time.monotonic()
+    second = deque([(shown, 0)], maxlen=21)  # looks, one each 50 ms
 
-    def show(now: bool = False) -> None:
-        nonlocal last
-        moment = time.monotonic()
-        if now or moment - last >= (0.1 if live else 2.0):
-            last = moment
-            done = sum(counters)
-            line = f"{done:>7} of {MESSAGES} answered, {done / (moment - began + 1e-9):>7.0f} a second"
+    def show() -> None:
+        nonlocal shown
+        now, done = time.monotonic(), sum(counters)
+        began, before = second[0]
+        if now - second[-1][0] >= 0.05:
+            second.append((now, done))
+        if now - shown >= (0.1 if live else 1.0):
+            shown = now
+            line = f"{done:>9} of {MESSAGES} answered, {(done - before) / (now - began + 1e-9):>7.0f} a second"
             print(f"\r{line}" if live else line, end="" if live else "\n", flush=True)
 
     yield show
-    show(now=True)
-    if live:
-        say()
+    say(f"{chr(13) if live else ''}{sum(counters):>9} of {MESSAGES} answered{' ' * 18}")
 
 
 def kill_worker(daemon: Daemon) -> float | None:
@@ -167,13 +169,13 @@ def kill_worker(daemon: Daemon) -> float | None:
     victim = before[0]["pid"]
     os.kill(victim, signal.SIGKILL)
     began = time.monotonic()
-    say(f"\n        worker {victim} killed with SIGKILL")
+    say(f"{chr(10) if sys.stdout.isatty() else ''}          worker {victim} killed with SIGKILL")
     known = {worker["pid"] for worker in before}
     while time.monotonic() < began + 30:
         for worker in daemon.workers():
             if worker["pid"] not in known and str(worker["state"]).lower() == "active" and worker.get("role", "worker") == "worker":
                 elapsed = (time.monotonic() - began) * 1000
-                say(f"        worker {worker['pid']} is active in its place")
+                say(f"          worker {worker['pid']} is active in its place")
                 return elapsed
         time.sleep(0.002)
     return None
@@ -237,7 +239,8 @@ def _milliseconds(value: float | None) -> str:
 
 def show(daemon: Daemon) -> bool:
     """The whole demonstration."""
-    say(f"The fee daemon: ZeroMQ in at {daemon.endpoint}, SQLite out, in {daemon.folder}")
+    say(f"The fee daemon of examples/fee: ZeroMQ in at {daemon.endpoint}, SQLite out, in {daemon.folder}")
+    say("It answers TRUE after the commit. Whoever was answered must be in the database, once.")
     if daemon.user == "root":
         say("Runs as root: neither nobody nor www-data can read this checkout and its interpreter.")
     elif daemon.user:
@@ -259,7 +262,11 @@ def main() -> int:
     daemon = Daemon(folder)
     try:
         good = show(daemon)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError) as error:
+        daemon.command("stop", "--now")
+        if isinstance(error, BrokenPipeError):  # whoever read this has gone
+            shutil.rmtree(folder)
+            os._exit(1)
         good = False
     if not good:
         say(f"\nNOT as it should be. Everything is kept in {folder}; the log ends with:\n{daemon.log_tail()}")

@@ -5,7 +5,8 @@ class Fee(Job):
     source = "zmq+rep://127.0.0.1:5555"
     store = "sqlite:///fee.db"
     schema = """CREATE TABLE IF NOT EXISTS fee
-                (ticket INTEGER, login TEXT, volume NUMERIC, status CHAR(1))"""
+                (ticket INTEGER, login TEXT, volume NUMERIC, status CHAR(1));
+                CREATE INDEX IF NOT EXISTS fee_ticket ON fee (ticket)"""
 
     def handle(self, message, db):
         ticket, login, volume = message.text.split(",")

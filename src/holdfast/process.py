@@ -12,6 +12,7 @@ import sys
 
 _KINDS = {
     "supervisor": "holdfast.supervisor.main",
+    "guard": "holdfast.supervisor.guard",
     "logger": "holdfast.telemetry.logger",
     "ingress": "holdfast.ingress.main",
     "zygote": "holdfast.worker.zygote",

@@ -19,7 +19,7 @@ import sys
 from holdfast.cli import launching
 from holdfast.cli.main import main
 standin = sys.argv.pop(1)
-launching._command = lambda *more: [sys.executable, standin, *more]
+launching._command = lambda _kind, *more: [sys.executable, standin, *more]
 sys.exit(main())
 """
 

@@ -164,6 +164,21 @@ def test_a_second_term_does_not_wait(make: Make) -> None:
     assert effects(daemon.folder / "add.db") == {}
 
 
+def test_a_handler_that_does_not_end_is_ended_at_the_limit(make: Make) -> None:
+    daemon = make("stop_timeout = '1s'\n")
+    daemon.start()
+    import zmq
+
+    with zmq.Context() as context, context.socket(zmq.REQ) as sock:
+        sock.linger = 0
+        sock.connect(f"tcp://127.0.0.1:{daemon.port}")
+        sock.send(b"a,hang")
+        eventually(lambda: any(w["in_flight"] for w in daemon.workers()), "the handler hangs")
+        told = daemon.run("stop")
+    assert (told.returncode, daemon.processes()) == (0, {}), told.stderr
+    assert effects(daemon.folder / "add.db") == {}
+
+
 def test_restart_keeps_the_pid(make: Make) -> None:
     daemon = make()
     daemon.start()

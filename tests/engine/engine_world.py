@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from holdfast import Job, Message, Reject
 from holdfast.model import board
@@ -23,7 +24,8 @@ from holdfast.testing.clock import FakeClock
 from holdfast.worker.engine import Engine
 from holdfast.worker.engine_context import EngineContext
 
-SCHEMA = "CREATE TABLE IF NOT EXISTS account (name TEXT, volume INTEGER)"
+SCHEMA = """CREATE TABLE IF NOT EXISTS account (name TEXT, volume INTEGER);
+    CREATE TABLE IF NOT EXISTS orm (name VARCHAR(60) NOT NULL PRIMARY KEY)"""
 
 
 class Source:
@@ -332,6 +334,32 @@ def commit_on_connection(db: Any) -> None:
     db.connection.commit()
 
 
+class Row(DeclarativeBase):
+    pass
+
+
+class Account(Row):
+    __tablename__ = "orm"
+    name: Mapped[str] = mapped_column(primary_key=True)
+
+
+def orm_left_open(db: Any) -> None:
+    db.session().add(Account(name="x"))
+
+
+def orm_broken(db: Any) -> None:
+    db.session().add_all([Account(name="y"), Account(name=None)])
+
+
+def savepoint_left_open(db: Any) -> None:
+    db.connection.begin_nested()
+
+
+def savepoint_left_open_inside(db: Any) -> None:
+    with db.savepoint():
+        db.connection.begin_nested()
+
+
 MISBEHAVE: dict[str, Callable[[Any], None]] = {
     "": lambda _db: None,
     "answer": lambda _db: None,
@@ -345,9 +373,13 @@ MISBEHAVE: dict[str, Callable[[Any], None]] = {
     "rollback": lambda db: db.execute("ROLLBACK"),
     "connection": commit_on_connection,
     "orm": orm_rollback,
+    "orm-open": orm_left_open,
+    "orm-broken": orm_broken,
+    "nested": savepoint_left_open,
+    "nested-inside": savepoint_left_open_inside,
     "ddl": lambda db: db.execute("CREATE TABLE IF NOT EXISTS other (a TEXT)"),
 }
-INNOCENT = {"", "answer", "savepoint", "orm", "ddl"}
+INNOCENT = {"", "answer", "savepoint", "orm", "orm-open", "ddl"}
 
 
 class Add(Job):

@@ -41,6 +41,22 @@ def test_a_misbehaving_handler_takes_nothing_from_the_others(build: Build, how: 
     assert max(world.job.runs.values()) <= 2  # type: ignore[attr-defined]
 
 
+def test_what_an_orm_session_holds_is_written_with_its_message(build: Build) -> None:
+    world = build()
+    world.send("a,1", "b,2,orm-open", "c,3,raise")
+    world.run()
+    assert world.query("SELECT name FROM orm") == [("x",)]
+    assert world.volumes() == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize(("how", "reason"), [("orm-broken", "the ORM session could not be written"), ("nested", "left a savepoint open")])
+def test_what_a_handler_left_open_is_told(build: Build, how: str, reason: str) -> None:
+    world = build()
+    world.send(f"a,1,{how}")
+    world.run()
+    assert reason in world.letters()[0].reason
+
+
 @pytest.mark.parametrize("how", ["raise", "commit", "swallow", "number", "long"])
 def test_many_offenders_cost_few_transactions(build: Build, how: str) -> None:
     world = build()
@@ -274,3 +290,27 @@ def test_without_an_inbox_a_redelivered_message_runs_again(build: Build) -> None
     assert world.volumes() == {"a": 2}
     assert world.query("SELECT count(*) FROM holdfast_inbox") == [(0,)]
     assert len(world.letters()) == 1
+
+
+def test_old_identities_are_forgotten_while_work_goes_on(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.worker.cleaning.STEP", 5)
+    world = build(ByName, inbox_keep=50.0)
+    world.send(*(f"old{n},1" for n in range(4)))
+    world.run()
+    world.store._once(lambda core: core.exec_driver_sql("UPDATE holdfast_inbox SET seen_at = seen_at - 100"))
+    for n in range(4):
+        world.send(f"new{n},1")
+        world.run()
+    assert len(world.query("SELECT 1 FROM holdfast_inbox")) == 4
+    world.store._once(lambda core: core.exec_driver_sql("UPDATE holdfast_inbox SET seen_at = seen_at - 100"))
+    world.engine.retry_letters()
+    assert world.query("SELECT 1 FROM holdfast_inbox") == []
+
+
+def test_an_inbox_that_cannot_be_cleaned_holds_nothing_up(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.worker.cleaning.STEP", 1)
+    world = build(ByName)
+    world.store.clean = lambda keep, most: 1 / 0
+    world.send("a,1")
+    world.run()
+    assert world.volumes() == {"a": 1}

@@ -156,6 +156,37 @@ def test_a_retry_that_fails_goes_back_to_the_dead(build: Build) -> None:
     assert world.letters() == [after]
 
 
+class KillsWhenTriedAgain(Repaired):
+    def one(self, message: Message, db: Any) -> Any:
+        if not self.broken:
+            raise Died
+        return super().one(message, db)
+
+
+@pytest.mark.parametrize("where", ["store", "state_dir"])
+def test_a_letter_that_kills_its_worker_is_not_tried_by_the_next_one(build: Build, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Repaired.broken = True
+    world = build(KillsWhenTriedAgain, dead_letter=where)
+    world.send("a,1")
+    world.run()
+    Repaired.broken = False
+    mark(world)
+    monkeypatch.setattr("holdfast.worker.retrial.failure_of", _no_failure)
+    with pytest.raises(Died):
+        world.engine.retry_letters()
+    world.die()
+    world.engine.retry_letters()
+    (letter,) = world.files.whole() if where == "state_dir" else world.letters()
+    assert (letter.state, letter.body, letter.attempts) == ("dead", b"a,1", 2)
+    assert letter.reason.startswith("another try was begun and never ended (its worker died); before that: ")
+    assert letter.reason.endswith("ValueError: broken")
+    assert world.volumes() == {}
+
+
+def _no_failure(error: BaseException) -> Any:
+    raise error
+
+
 def test_weather_leaves_a_letter_marked(build: Build) -> None:
     Repaired.broken = True
     world = build(Repaired)

@@ -116,3 +116,12 @@ def test_the_readme_shows_the_example_as_it_is() -> None:
     text = (ROOT / "examples" / "fee" / "fee.py").read_text()
     ast.parse(text)
     assert f"```python\n{text}```" in (ROOT / "README.md").read_text()
+
+
+def test_the_unit_test_of_the_readme_works(example: Any) -> None:
+    example("fee")
+    _, _, rest = (ROOT / "README.md").read_text().partition("## Testing your job")
+    code = rest.partition("```python\n")[2].partition("```")[0]
+    found: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), found)
+    found["test_a_fee_is_booked"]()

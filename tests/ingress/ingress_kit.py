@@ -83,6 +83,7 @@ class Supervisor:
 
     def __init__(self, folder: Path, *, stop_timeout: float = 10.0) -> None:
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         self.channel, theirs = Channel.pair()
         board = os.memfd_create("tally")
         os.ftruncate(board, tally.SIZE)
@@ -99,6 +100,7 @@ class Supervisor:
         self._listeners: list[socket.socket] = []
         self._workers: list[Worker] = []
         self._said: list[dict[str, Any]] = []
+        self._first: dict[str, Any] | None = None
 
     def tell(self, do: str, fds: Sequence[int] = (), **packet: Any) -> None:
         assert self.channel.send({"do": do, **packet}, fds)
@@ -108,12 +110,17 @@ class Supervisor:
 
         def heard() -> dict[str, Any] | None:
             while (received := self.channel.receive()) is not None:
+                self._first = self._first or received[0]
                 self._said.append(received[0])
             return next((packet for packet in self._said if packet["say"] == say), None)
 
         packet: dict[str, Any] = until(heard, f"say {say}")
         self._said.remove(packet)
         return packet
+
+    def first(self) -> dict[str, Any] | None:
+        """The very first packet; to be asked after something was heard."""
+        return self._first
 
     def tcp(self) -> tuple[str, socket.socket]:
         listener = socket.create_server(("127.0.0.1", 0))
@@ -130,13 +137,13 @@ class Supervisor:
         return f"ipc://{path}", listener
 
     def listen(self, transport: str = "rep", *, place: tuple[str, socket.socket] | None = None, row: int = 0, **rest: Any) -> str:
-        """Let job "J<row>" listen; returns the endpoint."""
-        limits = {name: rest.pop(name) for name in list(rest) if name not in {"topics", "connect"}}
+        """Let job "J<row>" listen, at a door of that name or of another; returns the endpoint."""
+        limits = {name: rest.pop(name) for name in list(rest) if name not in {"topics", "connect", "door"}}
         endpoint, listener = place or self.tcp()
         self._listeners.append(listener)
         packet = {"job": f"J{row}", "row": row, "transport": transport, "endpoint": endpoint, "limits": limits, **rest}
         self.tell("listen", [listener.fileno()], **packet)
-        assert self.hear("listening") == {"say": "listening", "job": f"J{row}"}
+        assert self.hear("listening") == {"say": "listening", "job": f"J{row}", "door": rest.get("door", f"J{row}")}
         return endpoint
 
     def attach(self, name: str, credit: int = 0, *, row: int = 0, quarantine: bool = False) -> Worker:

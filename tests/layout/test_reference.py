@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,3 +21,11 @@ def test_the_reference_is_up_to_date() -> None:
 def test_the_reference_has_every_key() -> None:
     page = (ROOT / "docs" / "reference" / "configuration.md").read_text()
     assert [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")] == [*DAEMON_OPTIONS, *JOB_OPTIONS]
+
+
+def test_every_test_that_a_guarantee_names_is_there() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text()
+    for entry in re.findall(r"^- `(tests/\S+\.py)`: (.*(?:\n  .*)*)", text, re.MULTILINE):
+        code = (ROOT / entry[0]).read_text()
+        for name in re.findall(r"`(test_\w+)`", entry[1]):
+            assert f"def {name}(" in code, f"{entry[0]} has no {name}"

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,64 @@ def test_the_holder_can_be_ended_and_waited_for(lock: Path) -> None:
             assert found.ended(30)
             process.wait()
             assert not found.kill(signal.SIGKILL)
+
+
+def _as_nobody(work: Callable[[], bool]) -> bool:
+    """What `work` says in a process without root's rights."""
+    pid = os.fork()
+    if pid == 0:
+        good = False
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            good = work()
+        finally:
+            os._exit(0 if good else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def _held_by_nobody(path: Path) -> bool:
+    with holder(str(path)) as found:
+        return found is None
+
+
+def _may_not_look(path: Path) -> bool:
+    try:
+        return _held_by_nobody(path) and False
+    except PermissionError:
+        return True
+
+
+@pytest.fixture
+def open_lock(lock: Path) -> Path:
+    lock.chmod(0o644)
+    for folder in lock.parents:
+        if folder.stat().st_uid == os.geteuid() and folder.name.startswith(("test_", "pytest-")):
+            folder.chmod(0o755)
+    return lock
+
+
+def test_a_zombie_holds_nothing(open_lock: Path) -> None:
+    zombie = os.fork()
+    if zombie == 0:
+        if os.geteuid() == 0:
+            os.setuid(65534)
+        os._exit(0)
+    os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)
+    open_lock.write_text(json.dumps({"pid": zombie}))
+    assert _as_nobody(lambda: _held_by_nobody(open_lock))
+    os.waitpid(zombie, 0)
+
+
+def test_a_stale_pid_of_a_process_that_we_may_not_look_into_holds_nothing(open_lock: Path) -> None:
+    open_lock.write_text(json.dumps({"pid": 1}))
+    assert _as_nobody(lambda: _held_by_nobody(open_lock))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's processes are closed to others")
+def test_a_holder_that_we_may_not_look_into_is_not_denied(open_lock: Path) -> None:
+    with open(open_lock) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert _as_nobody(lambda: _may_not_look(open_lock))

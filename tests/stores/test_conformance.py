@@ -218,6 +218,7 @@ def test_a_dead_letter_keeps_every_byte(store: Any, connection: Any) -> None:
     assert whole.reason == "why \\x00 \\ud800 é"
     assert [letters.mark([second.id]), letters.mark([second.id]), letters.mark(["unknown"])] == [1, 0, 0]
     (marked,) = letters.marked("Fee", 10)
+    assert [letters.attempt(marked), letters.attempt(marked)] == [True, False]
     transaction = connection.begin()
     assert [transaction.unbury(marked), transaction.unbury(marked)] == [True, False]
     transaction.commit()
@@ -305,7 +306,7 @@ def test_many_hosts_make_the_tables_at_once(opened: Callable[..., Any], url: str
 # Cleaning
 
 
-def test_cleaning_forgets_what_is_old_in_chunks(connection: Any, url: str, opened: Callable[..., Any], connect: Callable[..., Any]) -> None:
+def test_cleaning_forgets_what_is_old_in_chunks(connection: Any, url: str, opened: Callable[..., Any]) -> None:
     for start in (0, 50):
         transaction = connection.begin()
         claims = [claim(b"%d" % n, n) for n in range(start, start + 50)] + [claim(None, start + 1)]
@@ -314,9 +315,9 @@ def test_cleaning_forgets_what_is_old_in_chunks(connection: Any, url: str, opene
         transaction.commit()
         if start == 0:
             query(url, "UPDATE holdfast_inbox SET seen_at = 1", "UPDATE holdfast_batch SET seen_at = 1")
-    other = connect(opened("Other"))
+    other, store = opened("Other"), opened()
     assert other.clean(60.0, 1000) == 0
-    gone = [connection.clean(60.0, 30) for _ in range(6)]
+    gone = [store.clean(60.0, 30) for _ in range(6)]
     assert max(gone) <= 60
     assert sum(gone) == 51
     assert query(url, "SELECT count(*) FROM holdfast_inbox") == [(50,)]

@@ -43,10 +43,20 @@ def test_a_letter_is_kept_whole_and_retried_once(tmp_path: Path, place: Callable
     assert (first.reason, second.size, second.body, len(letters.all())) == ("empty", len(BODY), b"", 3)
     whole = letters.show(second.id)
     assert (whole.body, whole.identity, whole.headers, whole.attempts, whole.died_at) == (BODY, b"\x00id\xff", {"topic": "x"}, 3, 12.5)
-    assert not unbury(whole)
+    assert not letters.attempt(whole)
     assert [letters.mark([second.id]), letters.mark([second.id]), letters.mark(["unknown"])] == [1, 0, 0]
     (marked,) = letters.marked("Fee", 10)
     assert (marked.body, marked.state) == (BODY, "retry")
-    assert [unbury(marked), unbury(marked)] == [True, False]
+    assert [letters.attempt(marked), letters.attempt(marked)] == [True, False]
+    behind = letters.show(second.id)
+    assert (behind.state, behind.attempts, "never ended" in behind.reason, behind.body) == ("dead", 4, True, BODY)
+    assert letters.marked("Fee", 10) == []
+    letters.put_back(marked)
+    assert letters.marked("Fee", 10) == [marked]
+    assert letters.attempt(marked)
+    letters.mark([second.id])
+    (asked_again,) = letters.marked("Fee", 10)
+    assert (letters.attempt(asked_again), asked_again.attempts) == (True, 4)
+    assert [unbury(marked), unbury(asked_again), unbury(asked_again)] == [False, True, False]
     assert letters.show(second.id) is None
     assert [letters.drop(None, "Fee"), letters.drop(None, "Fee"), letters.drop(None)] == [1, 0, 1]

@@ -93,6 +93,14 @@ def test_one_thread_looks_for_letters() -> None:
     assert [taker.wait() for taker in two].count(None) == 1
 
 
+def test_letters_do_not_wait_behind_messages_that_always_wait() -> None:
+    intake = Intake(10)
+    intake.put(messages(3))
+    intake.ask_for_letters()
+    assert intake.take() == LETTERS
+    assert len(intake.take() or ()) == 3
+
+
 def test_lingering_waits_for_a_fuller_batch_but_not_for_long() -> None:
     intake = Intake(4, linger=PATIENCE)
     (taker,) = takers(intake, 1)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import signal
 import sqlite3
+import time
 
 import pytest
 from nursery import Nursery, Ward
 
+from holdfast.model.delivery import Delivery, encode
+
 FEE = """
+import os
 from holdfast import Job
 
 class Fee(Job):
@@ -50,6 +54,38 @@ def test_messages_are_committed_and_answered(nursery: Nursery) -> None:
     assert tickets(nursery) == [(1, 1), (2, 1), (3, 1)]
 
 
+FORKING = """
+    def identity(self, message):
+        pid = os.fork()
+        if pid:
+            os.waitpid(pid, 0)
+        return message.text
+"""
+
+
+def test_an_identity_that_forked_is_told_once(nursery: Nursery) -> None:
+    nursery.loaded(FEE + FORKING, preload=())
+    store = f"sqlite:///{nursery.folder}/fee.db"
+    assert nursery.spawn("prepare", store=store).wait() == 0
+    ward = nursery.spawn(store=store).active()
+    ward.deliver(b"1", b"2")
+    assert sorted(ward.settled(2)) == [[1, 0, b"done 1"], [2, 0, b"done 2"]]
+    ward.deliver(b"1")  # known already: no handler is called that would end the child
+    assert [item[1:] for item in ward.settled(1)] == [[0, b"done 1"]]
+    drained(ward)
+    assert "settled" not in ward.rest()
+    assert tickets(nursery) == [(1, 1), (2, 1)]
+
+
+def test_tables_that_cannot_be_made_are_told_with_their_statement(nursery: Nursery) -> None:
+    nursery.loaded(FEE.replace("CREATE TABLE", "CREAT TABLE"), preload=())
+    ward = nursery.spawn("prepare", store=f"sqlite:///{nursery.folder}/fee.db")
+    failed = ward.expect("failed")
+    assert failed["exit"] == 1
+    assert 'near "CREAT": syntax error; this is the statement: CREAT TABLE IF NOT EXISTS fee' in failed["reason"]
+    assert ward.wait() == 1
+
+
 @pytest.mark.parametrize("point", ["after-receive", "after-take", "after-handle", "after-record", "after-commit", "after-settle"])
 def test_killed_anywhere_and_delivered_again_there_is_one_effect(nursery: Nursery, point: str) -> None:
     nursery.environment["HOLDFAST_FAULT"] = point
@@ -67,12 +103,82 @@ def test_killed_anywhere_and_delivered_again_there_is_one_effect(nursery: Nurser
     assert tickets(nursery) == [(1, 1), (2, 1)]
 
 
-def test_a_worker_imports_nothing_after_its_fork(nursery: Nursery) -> None:
-    """What it imported then would be whatever the disk holds by now, and would take its time."""
-    app = FEE.replace('"done " + message.text', "str(sorted(set(sys.modules) - loaded))")
-    nursery.loaded("import sys\nloaded = set(sys.modules) | {'fee'}\n" + app, preload=())
-    store = f"sqlite:///{nursery.folder}/fee.db"
-    nursery.spawn("prepare", store=store).expect("prepared")
-    ward = nursery.spawn(store=store).active()
-    ward.deliver(b"1")
-    assert ward.settled(1) == [[1, 0, b"[]"]]
+IMPORTS = """
+import os, sys
+
+class Recorder:
+    born = os.getpid()
+
+    def find_spec(self, name, path=None, target=None):
+        if os.getpid() != self.born:
+            print("imported", name, flush=True)
+
+sys.meta_path.insert(0, Recorder())
+"""
+TROUBLE = """
+import os, threading, time, logging
+from holdfast import Job, Reject, Retry
+
+class Fee(Job):
+    schema = "CREATE TABLE IF NOT EXISTS fee (ticket INTEGER UNIQUE, volume INTEGER)"
+
+    def identity(self, message):
+        return message.text
+
+    def handle(self, message, db):
+        word = message.text.partition(" ")[0]
+        if word == "raise":
+            raise ValueError("bäd")
+        if word == "retry":
+            raise Retry(after=0)
+        if word == "reject":
+            raise Reject("no")
+        if word == "exit":
+            raise SystemExit(3)
+        if word == "log":
+            logging.getLogger("shop").error("told", exc_info=True)
+        if word == "json":
+            return str(message.json())
+        if word == "broken":
+            db.execute("INSERT INTO nothing (a) VALUES (1)")
+        if word == "many":
+            db.execute("INSERT INTO fee (ticket, volume) VALUES (:t, 1)", [{"t": n} for n in range(100, 110)])
+            with db.savepoint():
+                return str(db.execute("SELECT count(*) FROM fee WHERE ticket IN :t", {"t": [100, 101]}).scalar())
+        if word == "session":
+            return str(db.session().connection() is not None)
+        db.execute("INSERT INTO fee (ticket, volume) VALUES (:t, 1)", {"t": len(word)})
+        return "done"
+"""
+WORDS = (b"a", b"a", b"raise", b"retry", b"reject", b"exit", b"log", b"broken", b"many", b"json", b"\xff", b"z", b"[1]", b"aa", b"session")
+
+
+@pytest.mark.parametrize(("stored", "dead_letter"), [(True, "store"), (True, "state_dir"), (False, "state_dir")])
+def test_a_worker_imports_nothing_after_its_fork(nursery: Nursery, stored: bool, dead_letter: str) -> None:
+    """What it imported then would be whatever the disk holds by now, and would take its time: start, work, failures, letters, drain."""
+    app = (
+        TROUBLE if stored else TROUBLE.replace("message, db):", "message):").replace('        db.execute("INSERT INTO fee', '        str("')
+    )
+    nursery.loaded(IMPORTS + app, preload=())
+    how = {"dead_letter": dead_letter, "retries": 1, "backoff": (0.0, 0.0), "settings_path": "test.ini", "settings_text": "[a]\nb=1\n"}
+    if stored:
+        how["store"] = f"sqlite:///{nursery.folder}/fee.db"
+        prepare = nursery.spawn("prepare", **how)
+        prepare.expect("prepared")
+        assert prepare.wait() == 0
+        assert "imported" not in prepare.log.read_text()
+    ward = nursery.spawn(**how).active()
+    ward.deliver(*WORDS)
+    waiting = set(range(1, len(WORDS) + 1))
+    while waiting:
+        kind, what = ward.frame()
+        if kind == "settled":
+            waiting -= {item[0] for item in what}
+        elif kind == "retry":
+            for seq, _after, _reason in what:
+                again = Delivery(seq, WORDS[seq - 1], time.monotonic_ns(), attempt=2)
+                ward.data.sendall(encode(("m", [again])))
+    ward.say({"do": "retry-letters"})
+    drained(ward)
+    assert [line for line in ward.log.read_text().splitlines() if line.startswith("imported")] == []
+    assert ward.reading().counters["dead"] >= 3

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from nursery import Nursery, Ward, until
+from nursery import STANDIN, Nursery, Ward, until
+
+import holdfast.process
 
 FEE = """
 import os
@@ -159,6 +162,104 @@ def test_death_of_the_zygote_is_not_felt_and_its_twin_goes_on(nursery: Nursery) 
     third = nursery.spawn(by=grandson).active()
     third.deliver(b"three")
     assert third.settled(1)[0][2].endswith(b" three")
+
+
+LAZY = """
+from holdfast import Job
+
+class Fee(Job):
+    def handle(self, message):
+        import shop.prices, tariff
+        from importlib.resources import files
+        try:
+            tariff.fail()
+        except ValueError:
+            import traceback
+            line = next(line for line in traceback.format_exc().splitlines() if "raise" in line).strip()
+        return f"{tariff.version} {shop.prices.price()} {files('shop').joinpath('fee.sql').read_text()} {line}".encode()
+"""
+TARIFF = "version = 1\n\ndef fail():\n    raise ValueError  # one\n"
+
+
+def changed(folder: Path) -> None:
+    (folder / "tariff.py").write_text(TARIFF.replace("1", "2").replace("one", "two"))
+    (folder / "shop" / "prices.py").write_text("def price():\n    return 'other'\n")
+    (folder / "shop" / "fee.sql").write_text("other")
+
+
+def broken(folder: Path) -> None:
+    for file in (folder / "tariff.py", folder / "shop" / "__init__.py", folder / "fee.py"):
+        file.write_text("def (:\n")
+
+
+def half_copied(folder: Path) -> None:
+    (folder / "tariff.py").write_text(TARIFF[:30])
+    (folder / "shop" / "prices.py").write_bytes(b"\0\0")
+    (folder / "shop" / "__init__.py").unlink()
+
+
+def deleted(folder: Path) -> None:
+    for file in (*folder.rglob("*.py"), folder / "shop" / "fee.sql"):
+        file.unlink()
+    (folder / "shop").rmdir()
+
+
+@pytest.mark.parametrize("change", [changed, broken, half_copied, deleted])
+def test_what_was_loaded_runs_whatever_becomes_of_the_files(nursery: Nursery, change: Callable[[Path], None]) -> None:
+    shop = nursery.folder / "shop"
+    shop.mkdir()
+    (shop / "__init__.py").touch()
+    (shop / "prices.py").write_text("def price():\n    return 'loaded'\n")
+    (shop / "fee.sql").write_text("SELECT 1")
+    (nursery.folder / "tariff.py").write_text(TARIFF)
+    nursery.loaded(LAZY)
+    twin = nursery.spawn("twin")
+    twin.expect("twin")
+    early = nursery.spawn().active()
+    change(nursery.folder)
+    wards = [early, nursery.spawn().active()]
+    nursery.process.kill()
+    nursery.process.wait()
+    wards.append(nursery.spawn(by=twin).active())
+    grandson = nursery.spawn("twin", by=twin)
+    grandson.expect("twin")
+    wards.append(nursery.spawn(by=grandson).active())
+    for ward in wards:
+        ward.deliver(b"x")
+        assert ward.settled(1)[0][2] == b"1 loaded SELECT 1 raise ValueError  # one"
+
+
+def test_the_next_load_has_the_new_files_and_not_the_deleted(nursery: Nursery) -> None:
+    (nursery.folder / "tariff.py").write_text("version = 1\n")
+    nursery.loaded("import tariff\n" + FEE)
+    nursery.close_zygote()
+    (nursery.folder / "tariff.py").unlink()
+    assert "No module named 'tariff'" in nursery.start("import tariff\n" + FEE).expect("failed")["reason"]
+
+
+def test_a_dotted_module_from_a_folder_of_packages(nursery: Nursery) -> None:
+    """Only that package is the application's."""
+    site = nursery.folder / "lib" / "site-packages"
+    (site / "shop").mkdir(parents=True)
+    (site / "shop" / "__init__.py").write_text("import stranger\n")
+    (site / "stranger.py").write_text("name = 'stranger'\n")
+    (site / "shop" / "late.py").write_text("name = 'late'\n")
+    text = FEE.replace("        return", "        import shop, shop.late as late, stranger\n        return", 1)
+    shown = "{late.name} {type(stranger.__loader__).__name__} {type(shop.__loader__).__name__}"
+    (site / "shop" / "jobs.py").write_text(text.replace("{message.text}", shown))
+    nursery.environment["PYTHONPATH"] = os.pathsep.join([STANDIN, str(Path(holdfast.process.__file__).parent.parent), str(site)])
+    nursery.loaded("", app="shop.jobs")
+    (site / "shop" / "late.py").unlink()
+    ward = nursery.spawn().active()
+    ward.deliver(b"x")
+    assert ward.settled(1)[0][2].split()[1:] == [b"late", b"SourceFileLoader", b"TreeLoader"]
+
+
+def test_an_application_too_large_for_memory_says_so(nursery: Nursery) -> None:
+    for number in range(5_001):
+        (nursery.folder / f"part{number}.py").touch()
+    nursery.loaded(FEE)
+    assert '"event":"snapshot.incomplete"' in nursery.log.read_text()
 
 
 def test_many_spawns_leak_nothing(nursery: Nursery) -> None:

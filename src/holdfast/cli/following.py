@@ -48,6 +48,11 @@ def lock_path(options: DaemonOptions) -> str:
     return os.path.join(options.run_dir, f"{options.name}.lock")
 
 
+def guard_path(options: DaemonOptions) -> str:
+    """The file whose lock says that a guard watches the daemon."""
+    return os.path.join(options.run_dir, f"{options.name}.guard")
+
+
 def _lives_on(options: DaemonOptions) -> bool:
     """Whether somebody has the lock, looked at after a moment's pause."""
     with holder(lock_path(options)) as found:

@@ -11,8 +11,7 @@ from holdfast.cli.preflight import examine
 
 def run(_arguments: argparse.Namespace, call: Call) -> int:
     """Never returns when all is well."""
-    examine(call, foreground=True)
-    in_place(call)
+    in_place(call, examine(call, foreground=True))
 
 
 COMMAND = Command(

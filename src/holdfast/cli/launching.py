@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import select
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import holdfast
 from holdfast.cli import output
@@ -47,14 +48,14 @@ class Verdict:
         return cls(int(facts["exit"]), int(facts.get("pid") or 0), str(facts.get("error") or ""), str(facts.get("trace") or ""))
 
 
-def detached(call: Call, ground: Ground) -> Verdict:
-    """Start a supervisor in a session of its own and wait for its verdict. AppError when it dies without one."""
+def detached(call: Call, ground: Ground, *, guarded: bool = False) -> Verdict:
+    """Start a supervisor in a session of its own, or a guard that does, and wait for its verdict. AppError when it dies without one."""
     limit = time.monotonic() + ground.options.start_timeout + ground.options.stop_timeout + GRACE
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
-    boot = _boot(call, foreground=False)
+    boot = _boot(call, foreground=False, guarding=_guarding(ground))
     try:
         supervisor = subprocess.Popen(
-            _command("--boot", str(boot), "--report", str(write_end)),
+            _command("guard" if guarded else "supervisor", "--boot", str(boot), "--report", str(write_end)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -74,13 +75,13 @@ def detached(call: Call, ground: Ground) -> Verdict:
         os.close(read_end)
 
 
-def in_place(call: Call) -> NoReturn:
-    """Become the supervisor, with the same PID and the caller's streams."""
-    boot = _boot(call, foreground=True)
+def in_place(call: Call, ground: Ground, *, kind: Literal["supervisor", "guard"] = "supervisor") -> NoReturn:
+    """Become the supervisor, or its guard, with the same PID and the caller's streams."""
+    boot = _boot(call, foreground=True, guarding=_guarding(ground))
     os.set_inheritable(boot, True)
     sys.stdout.flush()
     sys.stderr.flush()
-    command = _command("--boot", str(boot))
+    command = _command(kind, "--boot", str(boot))
     os.execve(command[0], command, dict(call.environ))
 
 
@@ -93,11 +94,18 @@ def log_tail(ground: Ground) -> str:
     return ""
 
 
-def _command(*more: str) -> list[str]:
-    return [sys.executable, *STANDARD_LIBRARY_ONLY, ENTRY, "supervisor", *more]
+def _command(kind: str, *more: str) -> list[str]:
+    return [sys.executable, *STANDARD_LIBRARY_ONLY, ENTRY, kind, *more]
 
 
-def _boot(call: Call, *, foreground: bool) -> int:
+def _guarding(ground: Ground) -> dict[str, Any]:
+    """What a guard must know, since it reads no file: whose daemon it is, and where to write that it was needed."""
+    names = ("name", "app", "run_dir", "log", "log_format", "umask")
+    identity = dataclasses.asdict(ground.identity) if ground.identity is not None else None
+    return {**{name: getattr(ground.options, name) for name in names}, "identity": identity}
+
+
+def _boot(call: Call, *, foreground: bool, guarding: dict[str, Any]) -> int:
     document = {
         "target": call.target,
         "flags": dict(call.flags),
@@ -105,6 +113,7 @@ def _boot(call: Call, *, foreground: bool) -> int:
         "foreground": foreground,
         "environ": dict(call.environ),
         "version": holdfast.__version__,
+        "guarding": guarding,
     }
     return to_memfd("supervisor-boot", json.dumps(document).encode())
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from holdfast.cli import output
 from holdfast.cli.command import Call, Command
-from holdfast.cli.following import ask, lock_path
+from holdfast.cli.following import ask, guard_path, lock_path
 from holdfast.cli.status_view import lines
 from holdfast.errors import HoldfastError, NotRunningError
 from holdfast.linux.holder import holder
@@ -47,6 +47,9 @@ def _from_files(options: DaemonOptions) -> tuple[dict[str, Any], int]:
     with holder(lock_path(options)) as found:
         if found is not None:
             return _bare(options, "unknown", found.pid, "the supervisor does not listen: it is starting, or about to end"), UNKNOWN
+    with holder(guard_path(options)) as guard:
+        if guard is not None and guard.note:
+            return {**_bare(options, "dead", None, guard.note), "guarded": True, "guard_pid": guard.pid}, DEAD
     if os.path.exists(os.path.join(options.run_dir, f"{options.name}.pid")):
         return _bare(options, "dead", None, "the supervisor died; its PID file is left, and the next start cleans up"), DEAD
     return _bare(options, "stopped", None, ""), NOT_RUNNING

@@ -46,6 +46,8 @@ def _daemon(facts: Mapping[str, Any]) -> str:
     words = [str(facts.get("name", "")), paint(state, _COLOURS.get(state, "yellow"), sys.stdout)]
     if facts.get("pid"):
         words.append(f"pid {facts['pid']}")
+    if facts.get("guard_pid"):
+        words.append(f"guarded by pid {facts['guard_pid']}")
     if facts.get("uptime_s") is not None:
         words.append(f"up {age(facts['uptime_s'])}")
     if facts.get("generation") is not None:
@@ -77,8 +79,13 @@ def _job(job: Mapping[str, Any]) -> list[str]:
 
 def _counters(job: Mapping[str, Any]) -> list[str]:
     latency = job.get("latency_ms") or {}
-    counted = [f"{job[key]:g} {word}" if isinstance(job[key], float) else f"{job[key]} {word}" for key, word in _COUNTERS if key in job]
-    return counted + [f"{name} {latency[name]:g} ms" for name in ("p50", "p99") if latency.get(name)]
+    counted = [f"{_number(job[key])} {word}" for key, word in _COUNTERS if key in job]
+    return counted + [f"{name} {_number(latency[name])} ms" for name in ("p50", "p99") if latency.get(name)]
+
+
+def _number(value: float) -> str:
+    """Three digits are all that a reader takes from a measured number; counts are whole."""
+    return str(value) if isinstance(value, int) else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _cell(key: str, value: Any) -> str:

@@ -8,7 +8,7 @@ import time
 
 from holdfast.cli import output
 from holdfast.cli.command import Call, Command
-from holdfast.cli.following import ask, lock_path
+from holdfast.cli.following import ask, guard_path, lock_path
 from holdfast.errors import HoldfastError, InternalError, NotRunningError, UsageError
 from holdfast.linux.holder import Holder, holder
 from holdfast.linux.privileges import Identity
@@ -20,6 +20,7 @@ from holdfast.supervisor.instance import Instance
 _GRACE = 5.0
 _AT_ONCE = 5.0  # `--now` drains nothing
 _AFTER_KILL = 10.0
+_GUARD_LEAVES = 2.0
 
 
 def run(arguments: argparse.Namespace, call: Call) -> int:
@@ -27,11 +28,11 @@ def run(arguments: argparse.Namespace, call: Call) -> int:
     options = call.whereabouts()
     patience = options.stop_timeout if arguments.timeout is None else _seconds(arguments.timeout)
     message = {"verb": "stop", **({"now": True} if arguments.now else {}), **({"timeout": patience} if arguments.timeout else {})}
-    with holder(lock_path(options)) as found:
-        return _stop(options, message, found, (_AT_ONCE if arguments.now else patience) + _GRACE)
+    with holder(guard_path(options)) as guard, holder(lock_path(options)) as found:
+        return _stop(options, message, found, guard, (_AT_ONCE if arguments.now else patience) + _GRACE)
 
 
-def _stop(options: DaemonOptions, message: dict[str, object], found: Holder | None, patience: float) -> int:
+def _stop(options: DaemonOptions, message: dict[str, object], found: Holder | None, guard: Holder | None, patience: float) -> int:
     limit = time.monotonic() + patience
     try:
         answer = ask(options, message, patience)
@@ -39,25 +40,46 @@ def _stop(options: DaemonOptions, message: dict[str, object], found: Holder | No
             output.complain(HoldfastError(str(answer.get("error", "the daemon refused to stop"))))
             return int(answer["exit"])
     except NotRunningError:
-        if found is None:
+        first = guard or found
+        if first is None:
             output.say(f"{options.name} is not running")
             return 0
         # It is on its way up or down: TERM is the same command.
-        found.kill(signal.SIGTERM)
+        first.kill(signal.SIGTERM)
     except (TimeoutError, InternalError, OSError):
         output.progress("it does not answer")
     if found is not None and not found.ended(limit - time.monotonic()):
-        _end(options, found)
+        _end(options, found, guard)
+    if guard is not None:
+        _see_off(options, guard, limit - time.monotonic())
     output.say(f"{options.name} has stopped")
     return 0
 
 
-def _end(options: DaemonOptions, found: Holder) -> None:
-    """End a wedged supervisor, and what it has left behind."""
+def _see_off(options: DaemonOptions, guard: Holder, patience: float) -> None:
+    """A guard leaves after its supervisor. When that died meanwhile, the guard does not know that it was to stop."""
+    if guard.ended(_GUARD_LEAVES):
+        return
+    guard.kill(signal.SIGTERM)
+    if not guard.ended(max(_GRACE, patience)):
+        output.note(f"the guard (PID {guard.pid}) does not end; killing it")
+        guard.kill(signal.SIGKILL)
+        guard.ended(_AFTER_KILL)
+    _clean_up(options)
+
+
+def _end(options: DaemonOptions, found: Holder, guard: Holder | None) -> None:
+    """End a wedged supervisor, and what it has left behind; its guard must know first."""
+    if guard is not None:
+        guard.kill(signal.SIGTERM)
     output.note(f"the supervisor (PID {found.pid}) does not end; killing it")
     found.kill(signal.SIGKILL)
     if not found.ended(_AFTER_KILL):
         raise HoldfastError(f"PID {found.pid} cannot be killed: it waits for a disk or a driver", remedy="look at the machine's log")
+    _clean_up(options)
+
+
+def _clean_up(options: DaemonOptions) -> None:
     instance = Instance(options.run_dir, options.state_dir, options.name, _identity(options))
     left = instance.end_leftovers()
     if left:

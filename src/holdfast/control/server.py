@@ -20,20 +20,22 @@ _UCRED = struct.Struct("3i")
 def bind(directory: str, name: str) -> socket.socket:
     """Listen on DIRECTORY/NAME.sock, mode 0600; through /proc/self/fd, since a UNIX path is at most 107 bytes long.
 
-    Only for the holder of the instance's lock: it replaces a socket that a dead instance has left.
+    Only for the holder of the instance's lock: it replaces a socket that a dead instance has left. The name appears when it listens.
     """
     folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     path = f"/proc/self/fd/{folder}/{name}.sock"
+    coming = f"{path}.new"
     try:
-        if os.path.lexists(path):
-            os.unlink(path)
+        if os.path.lexists(coming):
+            os.unlink(coming)
         before = os.umask(0o177)
         try:
-            listener.bind(path)
+            listener.bind(coming)
         finally:
             os.umask(before)
         listener.listen(1024)
+        os.rename(coming, path)
     except OSError:
         listener.close()
         raise

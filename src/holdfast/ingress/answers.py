@@ -8,8 +8,15 @@ from collections.abc import Iterable
 
 import zmq
 
-Envelope = tuple[bytes, ...]
-"""The frames before the body: the client's identity, and everything up to the first empty frame."""
+from holdfast.ingress.request import Limits
+
+Route = tuple[int, bytes, tuple[bytes, ...]]
+"""How a client is found again: the number of the door it came by, its identity, and the frames before the body.
+
+A number and no object: millions of these are held, and Python's garbage collector leaves a tuple of such plain values alone.
+"""
+
+Answered = tuple[Route, bytes]
 
 _MORE = zmq.NOBLOCK.value | zmq.SNDMORE.value
 _LAST = zmq.NOBLOCK.value
@@ -26,7 +33,7 @@ class _Queue:
     __slots__ = ("answers", "since")
 
     def __init__(self) -> None:
-        self.answers: deque[tuple[Envelope, bytes]] = deque()
+        self.answers: deque[tuple[tuple[bytes, ...], bytes]] = deque()
         self.since = time.monotonic()
 
 
@@ -38,12 +45,10 @@ class Answers:
     client stay in order.
     """
 
-    def __init__(self, sock: zmq.Socket[bytes], per_client: int, most: int, most_bytes: int) -> None:
+    def __init__(self, sock: zmq.Socket[bytes], limits: Limits) -> None:
         # The method of the C part: the public one checks a dozen things for each frame and costs three times as much.
         self._send = super(zmq.Socket, sock).send
-        self._per_client = per_client
-        self._most = most
-        self._most_bytes = most_bytes
+        self.limit(limits)
         self._queues: dict[bytes, _Queue] = {}
         self._bytes = 0
         self.parked = 0
@@ -51,21 +56,28 @@ class Answers:
         self.gone = 0
         self.dropped = 0
 
-    def send(self, answers: Iterable[tuple[Envelope, bytes]]) -> None:
+    def limit(self, limits: Limits) -> None:
+        """These are the bounds from now on; what is parked stays."""
+        self._per_client = limits.in_flight_per_client
+        self._most = limits.in_flight
+        self._most_bytes = limits.in_flight_bytes
+
+    def send(self, answers: Iterable[Answered]) -> None:
         """Answer each; never waits, never raises for what a client does."""
         send, queues = self._send, self._queues
         sent = 0
-        for envelope, answer in answers:
-            if queues and envelope[0] in queues:
-                self._park(queues[envelope[0]], envelope, answer)
+        for (_door, client, envelope), answer in answers:
+            if queues and client in queues:
+                self._park(queues[client], envelope, answer)
                 continue
             try:
+                send(client, _MORE)
                 for frame in envelope:
                     send(frame, _MORE)
                 send(answer, _LAST)
                 sent += 1
             except zmq.Again:
-                queue = queues[envelope[0]] = _Queue()
+                queue = queues[client] = _Queue()
                 self._park(queue, envelope, answer)
             except zmq.ZMQError as error:
                 self._lost(error)
@@ -76,7 +88,7 @@ class Answers:
             raise error
         self.gone += 1
 
-    def _park(self, queue: _Queue, envelope: Envelope, answer: bytes) -> None:
+    def _park(self, queue: _Queue, envelope: tuple[bytes, ...], answer: bytes) -> None:
         if self._bytes + len(answer) > self._most_bytes or not self._may_park(queue):
             self.dropped += 1
             return
@@ -94,7 +106,7 @@ class Answers:
         for client, queue in list(self._queues.items()):
             waiting = queue.answers
             before = len(waiting)
-            while waiting and self._tried(*waiting[0]):
+            while waiting and self._tried(client, *waiting[0]):
                 self._bytes -= len(waiting.popleft()[1])
             self.parked -= before - len(waiting)
             if not waiting:
@@ -102,9 +114,10 @@ class Answers:
             elif len(waiting) < before:
                 queue.since = time.monotonic()
 
-    def _tried(self, envelope: Envelope, answer: bytes) -> bool:
+    def _tried(self, client: bytes, envelope: tuple[bytes, ...], answer: bytes) -> bool:
         """Whether this answer need not wait any longer: it was sent, or its client has gone."""
         try:
+            self._send(client, _MORE)
             for frame in envelope:
                 self._send(frame, _MORE)
             self._send(answer, _LAST)

@@ -31,6 +31,7 @@ class Clients:
         self._listener = socket.socket(fileno=os.dup(listener)) if listener is not None else None
         self._door = self._listener if self._listener is not None and self._listener.family != socket.AF_UNIX else None
         self._shut = False
+        self._for_good = False
         self._watched = sock
         place = f"inproc://clients-{next(_names)}"
         # ZAP could refuse a peer before its greeting is over, but with ZAP libzmq refuses all who speak ZMTP 1.0 and 2.0.
@@ -58,6 +59,16 @@ class Clients:
                 cut += self._happened(event, fd)
         return cut
 
+    def limit(self, most: int) -> None:
+        """So many from now on; those beyond stay until they leave."""
+        self._most = most
+        self._move_door(len(self._open) >= most)
+
+    def shut_for_good(self) -> None:
+        """Nobody comes in any more. (A UNIX listener has no such door: its path is taken away instead.)"""
+        self._for_good = True
+        self._move_door(True)
+
     def _happened(self, event: int, fd: int) -> int:
         cut = 0
         if event & _CAME:
@@ -70,12 +81,13 @@ class Clients:
         return cut
 
     def _move_door(self, shut: bool) -> None:
+        shut = shut or self._for_good
         if self._door is not None and shut != self._shut:
             (door.shut if shut else door.open_again)(self._door)
             self._shut = shut
 
     def close(self) -> None:
-        """The listener stays as it was found: the supervisor has it too."""
+        """The listener stays as it was found, since the supervisor has it too; unless it was shut for good."""
         self._move_door(False)
         if self._listener is not None:
             self._listener.close()

@@ -1,10 +1,7 @@
-"""One job in the ingress: its socket, its clients, its workers, and the holding table between them.
+"""One job in the ingress: its doors, its workers, and the holding table between them.
 
 A turn of the loop is: settlements (the workers' sockets) first, so that a flood of new messages does not starve answers; then
-new messages, at most BATCH; then what can go out to workers, in one frame each; then the counters.
-
-ZeroMQ's descriptor tells of *changes* only: after every use of the socket its state has to be asked for again before the
-loop may wait. `_readable` remembers the last answer, also while nothing is read since there is no room.
+new messages, at most BATCH a door; then what can go out to workers, in one frame each; then the counters.
 """
 
 from __future__ import annotations
@@ -17,22 +14,19 @@ from functools import partial
 import zmq
 from msgspec import MsgspecError, convert
 
-from holdfast.ingress.clients import Clients
+from holdfast.ingress.answers import Answered
+from holdfast.ingress.door import LINGER_MS, PARKED_TICK, Door
 from holdfast.ingress.leased import Frame, WorkerSocket
 from holdfast.ingress.notices import Notice
 from holdfast.ingress.reactor import READ, WRITE, Reactor
-from holdfast.ingress.request import Listen
-from holdfast.ingress.sockets import begin, open_socket
-from holdfast.ingress.transports import make
+from holdfast.ingress.request import Limits, Listen
 from holdfast.model import tally
 from holdfast.model.delivery import encode
 from holdfast.model.holding import Holding
 from holdfast.telemetry import events
 
-BATCH = 256
-#: While an answer is parked its client is tried again this often, even if ZeroMQ tells of no change (it may have told
-#: while we were sending to somebody else).
-PARKED_TICK = 0.05
+#: Answers that a client of a removed job does not take are given up after so many seconds.
+PARTING = 1.0
 
 Say = Callable[[dict[str, object]], bool]
 """Speaks to the supervisor; whether it was heard."""
@@ -57,37 +51,24 @@ class Shared:
 
 
 class Intake:
-    """Everything of one job. Takes over `listener`, unless it raises ValueError or zmq.ZMQError."""
+    """Everything of one job. It has no door at first."""
 
-    def __init__(self, wanted: Listen, listener: int | None, shared: Shared) -> None:
-        self.job = wanted.job
-        self.wanted = wanted
+    def __init__(self, job: str, row: int, limits: Limits, shared: Shared) -> None:
+        self.job = job
+        self.row = row
         self._shared = shared
-        self._reactor = reactor = shared.reactor
-        limits = wanted.limits
-        self._socket = open_socket(shared.context, wanted)
-        self._clients = Clients(shared.context, self._socket, limits.max_clients, None if wanted.connect else listener)
-        self._begin(listener)
-        self._transport = make(self._socket, wanted)
+        self._reactor = shared.reactor
+        self.doors: list[Door] = []
+        self._made = 0  # doors so far
+        self._past: tuple[int, ...] | None = None  # counters of doors that are closed
+        self._retired: list[str] = []  # doors that are closed, which the supervisor does not know yet
+        self._leaving = False  # whether any door is to be closed
+        self._removed_at: float | None = None
         self.holding = Holding(limits.in_flight, limits.in_flight_bytes, limits.crash_limit, shared.numbers)
         self._workers: dict[str, WorkerSocket] = {}
-        self._readable = True
-        self._touched = True
         self._said_suspects = False
         self._counters: tuple[int, ...] = ()
         self._notices = self._make_notices()
-        self._fd = int(self._socket.get(zmq.FD))
-        self._clients_fd = self._clients.fileno()
-        reactor.watch(self._fd, self._socket_changed)
-        reactor.watch(self._clients_fd, self._clients_changed)
-
-    def _begin(self, listener: int | None) -> None:
-        try:
-            begin(self._socket, self.wanted, listener)
-        except BaseException:
-            self._clients.close()
-            self._socket.close(0)
-            raise
 
     def _make_notices(self) -> tuple[Notice, Notice, Notice]:
         job = self.job
@@ -99,35 +80,92 @@ class Intake:
 
     # What the loop asks
 
-    def turn(self, now: float, reading: bool) -> None:
+    def turn(self, now: float) -> None:
         """Do what there is to do, without waiting."""
-        answers = self._transport.answers
-        if answers is not None and answers.parked:
-            answers.retry()
-            self._touched = True
-        if reading and self._readable:
-            self._readable = self._transport.read(self.holding, BATCH, time.monotonic_ns())
-            self._touched = True
+        doors, holding = self.doors, self.holding
+        if len(doors) > 1:
+            doors.append(doors.pop(0))  # when there is little room, each comes first in its turn
+        for door in doors:
+            door.turn(holding)
         self._dispatch(now)
         self._tell()
-        if self._touched:
-            self._touched = False
-            self._readable = self._has_input()
+        if self._leaving:
+            self._close_doors(now)
 
-    def timeout(self, now: float, reading: bool) -> float | None:
+    def timeout(self, now: float) -> float | None:
         """How long nothing has to be done here if nothing happens; None: for ever."""
-        if reading and self._readable and self.holding.has_room():
-            return 0.0
         due = self.holding.next_due()
         wait = None if due is None else max(0.0, due - now)
-        answers = self._transport.answers
-        if answers is not None and answers.parked:
-            return PARKED_TICK if wait is None else min(PARKED_TICK, wait)
+        for door in self.doors:
+            if door.may_read() and self.holding.has_room():
+                return 0.0
+            if door.parked():
+                wait = _sooner(wait, PARKED_TICK)
+            if self._leaving:
+                wait = _sooner(wait, door.closes_in(now))
         return wait
 
     def parked(self) -> int:
         """Answers that wait for a slow client."""
-        return self._transport.answers.parked if self._transport.answers is not None else 0
+        return sum(door.parked() for door in self.doors)
+
+    # Doors
+
+    def open_door(self, wanted: Listen, listener: int | None) -> None:
+        """Listen, or connect, as well; ValueError or zmq.ZMQError when it cannot be, and then nothing has changed.
+
+        It reads nothing yet. A job that was to be removed is not any more.
+        """
+        shared = self._shared
+        self.doors.append(Door(wanted, self._made, listener, shared.context, shared.reactor, self._notices[0]))
+        self._made += 1
+        self._removed_at = None
+        self.row = wanted.row
+
+    def read(self, reading: bool) -> None:
+        """Take messages in, at every door; or at none."""
+        for door in self.doors:
+            door.reading = reading and self._removed_at is None
+
+    def limit(self, limits: Limits, affordable: Callable[[Door], Limits]) -> None:
+        """These are the job's limits from now on; `affordable` says those of a door."""
+        self.holding.limit(limits.in_flight, limits.in_flight_bytes, limits.crash_limit)
+        for door in self.doors:
+            door.limit(affordable(door))
+
+    def retire(self, doors: Sequence[Door], now: float, shut: bool) -> None:
+        """Close these doors as soon as nobody is there any more who came by them, and say so."""
+        for door in doors:
+            door.retire(now, shut)
+        self._leaving = True
+
+    def remove(self, now: float) -> None:
+        """Take in nothing more; `is_over` says when the rest is done."""
+        self.retire(self.doors, now, shut=True)
+        self._removed_at = now
+        self.read(False)
+
+    def is_over(self, now: float) -> bool:
+        """Whether this job is to be removed and nobody is to be told anything any more."""
+        if self._removed_at is None or self.holding.held:
+            return False
+        return not self.parked() or now >= self._removed_at + PARTING
+
+    def has_nothing(self) -> bool:
+        """Whether every door is closed and nothing is held."""
+        return not self.doors and not self._retired and not self.holding.held
+
+    def _close_doors(self, now: float) -> None:
+        for door in [door for door in self.doors if door.closes_in(now) == 0.0]:
+            self.doors.remove(door)
+            past = (*door.counters()[:-_OF_NOW], *(0,) * _OF_NOW)
+            self._past = past if self._past is None else _added(self._past, past)
+            door.close(LINGER_MS)
+            events.log("door.retired", door.name, job=self.job)
+            self._retired.append(door.name)
+        while self._retired and self._shared.say({"say": "retired", "door": self._retired[0]}):
+            self._retired.pop(0)
+        self._leaving = bool(self._retired) or any(door.retired_at is not None for door in self.doors)
 
     def has_workers(self) -> bool:
         """Whether anybody is left who could settle a message."""
@@ -176,8 +214,7 @@ class Intake:
 
     def _frame(self, worker: str, verb: str, content: object) -> None:
         if verb == "settled":
-            self._transport.answer(self.holding.settled(worker, convert(content, _SETTLED)))
-            self._touched = True
+            self._answer(self.holding.settled(worker, convert(content, _SETTLED)))
         elif verb == "credit":
             self.holding.credit(worker, convert(content, _CREDIT))
         elif verb == "retry":
@@ -201,17 +238,13 @@ class Intake:
                     self.holding.clog(worker, True)
                     self._reactor.want(sock.fileno(), READ | WRITE)
 
-    # The socket and its clients
-
-    def _socket_changed(self, _happened: int) -> None:
-        self._touched = True
-        self._readable = self._has_input()
-
-    def _has_input(self) -> bool:
-        return bool(int(self._socket.get(zmq.EVENTS)) & _POLLIN)
-
-    def _clients_changed(self, _happened: int) -> None:
-        self._notices[0].add(self._clients.read())
+    def _answer(self, settled: list[Answered]) -> None:
+        """Each by the door that its message came by. That one is there: it is not closed while anything of it is held."""
+        if len(self.doors) == 1:
+            self.doors[0].answer(settled)
+            return
+        for door in self.doors:
+            door.answer([answered for answered in settled if answered[0][0] == door.number])
 
     # Telling
 
@@ -224,18 +257,14 @@ class Intake:
         if counters != self._counters:
             self._report(counters)
             self._counters = counters
-            tally.write(self._shared.board, self.wanted.row, counters)
+            tally.write(self._shared.board, self.row, counters)
 
     def _count(self, suspects: int) -> tuple[int, ...]:
         """In the order of holdfast.model.tally.COLUMNS."""
-        holding, answers = self.holding, self._transport.answers
-        held = (holding.held, holding.held_bytes, holding.waiting, holding.received)
-        sent = (
-            (answers.answered, self._transport.refused, answers.gone, answers.dropped, answers.parked)
-            if answers
-            else (0, self._transport.refused, 0, 0, 0)
-        )
-        return *held, *sent, holding.redelivered, suspects, len(self._clients)
+        holding = self.holding
+        parts = [door.counters() for door in self.doors]
+        sent = parts[0] if len(parts) == 1 and self._past is None else _added(self._past or _NOTHING, *parts)
+        return holding.held, holding.held_bytes, holding.waiting, holding.received, holding.redelivered, suspects, *sent
 
     def _report(self, counters: tuple[int, ...]) -> None:
         """Log what was dropped or refused since the last time."""
@@ -246,15 +275,29 @@ class Intake:
 
     def close(self, linger_ms: int) -> None:
         """Close everything; answers that libzmq has may still leave for so long."""
-        self._reactor.forget(self._fd)
-        self._reactor.forget(self._clients_fd)
         for sock in self._workers.values():
             self._reactor.forget(sock.fileno())
             sock.close()
-        self._clients.close()
-        self._socket.close(linger_ms)
+        for door in self.doors:
+            door.close(linger_ms)
+        self.doors.clear()
+
+    def clear(self) -> None:
+        """The job is no more: nothing of it is to be seen in its row."""
+        tally.write(self._shared.board, self.row, (0,) * len(tally.COLUMNS))
 
 
-_POLLIN = int(zmq.POLLIN)
+def _sooner(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
+def _added(*rows: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(map(sum, zip(*rows, strict=True)))
+
+
 _DROPPED = tally.COLUMNS.index("dropped")
 _REFUSED = tally.COLUMNS.index("refused")
+_OF_NOW = 2  # the last columns tell of the moment: parked, clients
+_NOTHING = (0,) * 6  # what a door counts

@@ -1,8 +1,8 @@
 """The ingress: one thread, one loop, all jobs of the daemon whose messages enter here.
 
-A life: `listen` for each job, `open` when all jobs are ready, then work; `drain` (nothing new is read; what clients have
-sent and we have not read stays in ZeroMQ), `leave`. Without a supervisor, or when somebody sends it TERM, the ingress does
-the last two by itself.
+A life: `listen` for each door of each job, `open` when all jobs are ready, then work; `drain` (nothing new is read; what clients
+have sent and we have not read stays in ZeroMQ), `leave`. Without a supervisor, or when somebody sends it TERM, the ingress does
+the last two by itself. When another ingress takes its place it hears `retire-all`: it serves those who are there until they leave.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import zmq
 
-from holdfast.ingress.intake import PARKED_TICK, Intake, Shared
+from holdfast.ingress.door import LINGER_MS, PARKED_TICK, Door
+from holdfast.ingress.intake import Intake, Shared
 from holdfast.ingress.reactor import Reactor
-from holdfast.ingress.request import Listen
-from holdfast.ingress.sockets import close_all, effective
+from holdfast.ingress.request import Limits, Listen
+from holdfast.ingress.sockets import affordable, close_all
 from holdfast.linux.channel import Channel, Packet
 from holdfast.telemetry import events
 
@@ -34,12 +36,17 @@ class Ingress:
         self._shared = Shared(zmq.Context(), self._reactor, itertools.count(1), self._say, board)
         self._intakes: dict[str, Intake] = {}
         self._reading = False
+        self._retiring = False  # another ingress has taken our place
         self._drain_until: float | None = None  # set while draining: what is due later than this is not waited for
         self._said_drained = False
         self._alone = False  # nobody tells us to leave any more
         self._left = False
         self._commands: dict[str, Callable[[Packet, list[int]], None]] = {
             "listen": self._listen,
+            "limits": self._limits,
+            "retire": self._retire,
+            "retire-all": self._retire_all,
+            "remove": self._remove,
             "open": self._open,
             "attach": self._attach,
             "dead": self._dead,
@@ -53,10 +60,14 @@ class Ingress:
         while not self._left:
             self._reactor.turn(self._timeout())
             now = time.monotonic()
-            for intake in self._intakes.values():
-                intake.turn(now, self._reading)
+            for intake in list(self._intakes.values()):
+                intake.turn(now)
+                if intake.is_over(now):
+                    self._forget(intake)
             if self._drain_until is not None:
                 self._look_for_the_end(now)
+            elif self._retiring and all(intake.has_nothing() for intake in self._intakes.values()):
+                self._drained()
         self._close()
 
     def watch_signals(self, fd: int, told: Callable[[], bool]) -> None:
@@ -65,7 +76,7 @@ class Ingress:
 
     def _timeout(self) -> float | None:
         now = time.monotonic()
-        waits = [intake.timeout(now, self._reading) for intake in self._intakes.values()]
+        waits = [intake.timeout(now) for intake in self._intakes.values()]
         if self._alone and self._drain_until is not None:
             waits.append(max(0.0, self._drain_until - now))
         return min((wait for wait in waits if wait is not None), default=None)
@@ -90,22 +101,77 @@ class Ingress:
         command(packet, fds)
 
     def _listen(self, packet: Packet, fds: list[int]) -> None:
-        job = str(packet["job"])
+        names = {"job": str(packet["job"]), "door": str(packet.get("door", packet["job"]))}
         try:
-            wanted = effective(Listen.from_packet(packet), sum(i.wanted.limits.max_clients for i in self._intakes.values()))
-            self._intakes[job] = Intake(wanted, fds[0] if fds else None, self._shared)
+            self._make_door(Listen.from_packet(packet), fds[0] if fds else None)
         except (ValueError, OSError, zmq.ZMQError) as error:
             close_all(fds)
-            events.log("ingress.failed", str(error), "error", job=job)
-            self._say({"say": "failed", "job": job, "reason": f"cannot listen on {packet.get('endpoint')}: {error}"})
+            events.log("ingress.failed", str(error), "error", **names)
+            self._say({"say": "failed", **names, "reason": f"cannot listen on {packet.get('endpoint')}: {error}"})
             return
-        events.log("ingress.listening", wanted.endpoint, job=job)
-        self._say({"say": "listening", "job": job})
+        events.log("ingress.listening", packet["endpoint"], **names)
+        self._say({"say": "listening", **names})
+
+    def _make_door(self, wanted: Listen, listener: int | None) -> None:
+        if self._find(wanted.door) is not None:
+            raise ValueError(f"there is a door {wanted.door!r} already")
+        job, limits = wanted.job, wanted.limits
+        intake = self._intakes.get(job) or Intake(job, wanted.row, limits, self._shared)
+        intake.open_door(replace(wanted, limits=affordable(limits, self._granted(None), job)), listener)
+        self._intakes[job] = intake
+        intake.limit(limits, lambda door: affordable(limits, self._granted(door), job))
+
+    def _granted(self, but: Door | None) -> int:
+        """Descriptors that the clients of all other doors may come to use."""
+        return sum(door.granted() for intake in self._intakes.values() for door in intake.doors if door is not but)
+
+    def _find(self, name: str) -> tuple[Intake, Door] | None:
+        return next(((intake, door) for intake in self._intakes.values() for door in intake.doors if door.name == name), None)
+
+    def _limits(self, packet: Packet, _fds: list[int]) -> None:
+        intake = self._intakes.get(packet["job"])
+        if intake is not None:
+            limits = Limits.from_packet(packet["limits"])
+            intake.limit(limits, lambda door: affordable(limits, self._granted(door), packet["job"]))
+
+    def _retire(self, packet: Packet, _fds: list[int]) -> None:
+        found = self._find(packet["door"])
+        if found is None:  # it never was, or it is closed: so the supervisor need not know which
+            self._say({"say": "retired", "door": packet["door"]})
+            return
+        intake, door = found
+        intake.retire([door], time.monotonic(), shut=True)
+        door.reading = self._reading  # of one that was never open its clients are served too
+
+    def _retire_all(self, _packet: Packet, _fds: list[int]) -> None:
+        """Another ingress has our addresses. Its listeners are others than ours, and who connects is steered to them."""
+        self._retiring = True
+        for intake in self._intakes.values():
+            intake.retire(intake.doors, time.monotonic(), shut=False)
+
+    def _remove(self, packet: Packet, _fds: list[int]) -> None:
+        intake = self._intakes.get(packet["job"])
+        if intake is None:
+            self._say({"say": "removed", "job": packet["job"]})
+            return
+        intake.remove(time.monotonic())
+
+    def _forget(self, intake: Intake) -> None:
+        intake.clear()
+        if self._say({"say": "removed", "job": intake.job}):
+            events.log("ingress.removed", job=intake.job)
+            del self._intakes[intake.job]
+            intake.close(LINGER_MS)
 
     def _open(self, _packet: Packet, _fds: list[int]) -> None:
-        self._reading = True
+        self._read(True)
         self._drain_until = None
         self._said_drained = False
+
+    def _read(self, reading: bool) -> None:
+        self._reading = reading
+        for intake in self._intakes.values():
+            intake.read(reading)
 
     def _attach(self, packet: Packet, fds: list[int]) -> None:
         intake = self._intakes.get(packet["job"])
@@ -121,7 +187,7 @@ class Ingress:
                 intake.dead(packet["worker"], packet.get("suspects", ()), packet.get("reason", ""))
 
     def _drain(self, _packet: Packet, _fds: list[int]) -> None:
-        self._reading = False
+        self._read(False)
         self._said_drained = False
         if self._drain_until is None:
             self._drain_until = time.monotonic() + self._stop_timeout
@@ -164,12 +230,13 @@ class Ingress:
 
     def _close(self) -> None:
         """Flush what clients are still to be told, for LINGER seconds at most."""
+        self._read(False)
         self._reactor.forget(self._channel.fileno())
         deadline = time.monotonic() + LINGER
         while time.monotonic() < deadline and any(intake.parked() for intake in self._intakes.values()):
             self._reactor.turn(PARKED_TICK)
             for intake in self._intakes.values():
-                intake.turn(time.monotonic(), False)
+                intake.turn(time.monotonic())
         for intake in self._intakes.values():
             intake.close(max(1, int((deadline - time.monotonic()) * 1000)))
         self._shared.context.destroy(0)

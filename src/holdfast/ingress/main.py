@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from holdfast.ingress.loop import Ingress
 from holdfast.linux.channel import Channel, from_memfd
+from holdfast.linux.code import ingress_digest
 from holdfast.model import tally
 from holdfast.telemetry import events
 
@@ -22,7 +23,9 @@ def main(arguments: Sequence[str]) -> int:
     boot = json.loads(from_memfd(flags.boot))
     events.configure(worker="ingress", level=boot.get("log_level", "info"))
     _raise_file_limit()
-    ingress = Ingress(Channel.from_fd(flags.channel), boot["stop_timeout"], _board(flags.tally))
+    channel = Channel.from_fd(flags.channel)
+    channel.send({"say": "hello", "digest": ingress_digest()})
+    ingress = Ingress(channel, boot["stop_timeout"], _board(flags.tally))
     ingress.watch_signals(*_signals())
     ingress.run()
     return 0

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from holdfast.model import tally
+
 KINDS = ("rep", "pull", "sub")
 
 
@@ -31,8 +33,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """One job's entry: where its messages come from and how many of them are held."""
+    """A door for one job: where messages come from and how many of them the job may hold."""
 
+    door: str
     job: str
     row: int
     transport: str
@@ -43,10 +46,13 @@ class Listen:
 
     @classmethod
     def from_packet(cls, packet: Mapping[str, Any]) -> Listen:
-        """Raises ValueError for a transport that is not known."""
+        """Raises ValueError for a transport that is not known, and for a row that the tally does not have."""
         if packet["transport"] not in KINDS:
             raise ValueError(f"unknown transport {packet['transport']!r}; known: {', '.join(KINDS)}")
+        if not 0 <= packet["row"] < tally.ROWS:
+            raise ValueError(f"row {packet['row']} of the tally is asked for, and it has {tally.ROWS}: so many jobs one ingress can serve")
         return cls(
+            door=packet.get("door", packet["job"]),  # whoever has one door for each job need not name them
             job=packet["job"],
             row=packet["row"],
             transport=packet["transport"],

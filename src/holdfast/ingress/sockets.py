@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import zmq
 
-from holdfast.ingress.request import Listen
+from holdfast.ingress.request import Limits, Listen
 from holdfast.telemetry import events
 
 KINDS = {"rep": zmq.ROUTER, "pull": zmq.PULL, "sub": zmq.SUB}
@@ -55,7 +55,7 @@ def _bound(sock: zmq.Socket[bytes], wanted: Listen) -> None:
     if wanted.transport == "rep":
         # Without MANDATORY a ROUTER drops what a slow client does not read, and says nothing.
         sock.set(zmq.ROUTER_MANDATORY, 1)
-        sock.set(zmq.SNDHWM, min(1000, limits.in_flight_per_client))
+        sock.set(zmq.SNDHWM, _send_ahead(limits))
         # HANDOVER: the latest connection of a fixed identity has it. Without, a client that comes back before libzmq has
         # forgotten its old connection (a vanished host, or just unread messages of it while the job is full) is ignored for
         # ever, and the next frame it sends is taken for its identity. The price: answers, parked ones too, go to whoever has
@@ -74,18 +74,30 @@ def _listen(sock: zmq.Socket[bytes], wanted: Listen, listener: int | None) -> No
     sock.bind("ipc://listener" if wanted.endpoint.startswith("ipc:") else wanted.endpoint)
 
 
-def effective(wanted: Listen, granted: int) -> Listen:
+def limit(sock: zmq.Socket[bytes], limits: Limits) -> None:
+    """Tell libzmq of other limits. It copies its options when it binds, so this concerns the pipes that are there and nobody new;
+    MAXMSGSIZE (tried) cannot be changed at all, and is that of the socket's beginning.
+    """
+    if sock.type == zmq.ROUTER:
+        sock.set(zmq.SNDHWM, _send_ahead(limits))
+
+
+def _send_ahead(limits: Limits) -> int:
+    return min(1000, limits.in_flight_per_client)
+
+
+def affordable(limits: Limits, granted: int, job: str) -> Limits:
     """The same with no more clients than there are descriptors for.
 
     At the limit of open files libzmq would neither accept nor wait: its thread would spin. So the limit is never reached:
-    each job may use half of what the loop's own needs and the clients `granted` to other jobs leave.
+    each door may use half of what the loop's own needs and the clients `granted` to other doors leave.
     """
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = max(1, (soft - OWN_FILES - granted) // 2)
-    if wanted.limits.max_clients <= most:
-        return wanted
-    events.log("clients.limited", f"the limit of open files allows {most} of max_clients", "warning", job=wanted.job)
-    return replace(wanted, limits=replace(wanted.limits, max_clients=most))
+    if limits.max_clients <= most:
+        return limits
+    events.log("clients.limited", f"the limit of open files allows {most} of max_clients", "warning", job=job)
+    return replace(limits, max_clients=most)
 
 
 def close_all(fds: Iterable[int]) -> None:

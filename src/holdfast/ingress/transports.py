@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import zmq
 
-from holdfast.ingress.answers import Answers, Envelope
+from holdfast.ingress.answers import Answered, Answers
 from holdfast.ingress.request import Listen
 from holdfast.model.holding import Holding
 
@@ -32,7 +32,11 @@ class Transport(Protocol):
         """Take in at most so many messages, while there is room; whether more may wait."""
         ...
 
-    def answer(self, answers: Iterable[tuple[Envelope, bytes]]) -> None: ...
+    def answer(self, answers: Iterable[Answered]) -> None: ...
+
+
+#: What stands between a REQ client's identity and its body. One object for all.
+_DELIMITER = (b"",)
 
 
 class Rep:
@@ -42,16 +46,16 @@ class Rep:
     has more than one body frame is answered FALSE at once.
     """
 
-    def __init__(self, sock: zmq.Socket[bytes], wanted: Listen) -> None:
+    def __init__(self, sock: zmq.Socket[bytes], wanted: Listen, door: int) -> None:
         self._recv = super(zmq.Socket, sock).recv
-        limits = wanted.limits
-        answers = Answers(sock, limits.in_flight_per_client, limits.in_flight, limits.in_flight_bytes)
+        self._door = door
+        answers = Answers(sock, wanted.limits)
         self.answers: Answers | None = answers
         self.answer = answers.send
         self.refused = 0
 
     def read(self, holding: Holding, most: int, now_ns: int) -> bool:
-        recv, accept, has_room = self._recv, holding.accept, holding.has_room
+        recv, accept, has_room, door = self._recv, holding.accept, holding.has_room, self._door
         try:
             for _ in range(most):
                 if not has_room():
@@ -61,11 +65,11 @@ class Rep:
                 if second.more and not len(second):
                     body = recv(_NOW, False)
                     if not body.more:
-                        accept(body.bytes, now_ns, (client, b""))
+                        accept(body.bytes, now_ns, (door, client, _DELIMITER))
                         continue
                     frames = [client, b"", body.bytes, *self._rest()]
                 elif not second.more:
-                    accept(second.bytes, now_ns, (client,))
+                    accept(second.bytes, now_ns, (door, client, ()))
                     continue
                 else:
                     frames = [client, second.bytes, *self._rest()]
@@ -87,32 +91,33 @@ class Rep:
     def _unusual(self, frames: list[bytes], holding: Holding, now_ns: int) -> None:
         """A longer envelope, or too many frames. An envelope is held as long as its message, so it has a bound too."""
         ends = frames.index(b"", 1) + 1 if b"" in frames[1:-1] else 1
-        envelope = tuple(frames[:ends])
-        if len(frames) - ends == 1 and sum(map(len, envelope)) <= LONGEST_ENVELOPE and ends <= MOST_ENVELOPE_FRAMES:
-            holding.accept(frames[-1], now_ns, envelope)
+        route = (self._door, frames[0], tuple(frames[1:ends]))
+        if len(frames) - ends == 1 and sum(map(len, frames[:ends])) <= LONGEST_ENVELOPE and ends <= MOST_ENVELOPE_FRAMES:
+            holding.accept(frames[-1], now_ns, route)
             return
         self.refused += 1
-        self.answer([(envelope, REFUSAL)])
+        self.answer([(route, REFUSAL)])
 
 
 class OneWay:
     """PULL and SUB: nobody waits for an answer. Of two frames of a SUB the first is the topic; other shapes are refused."""
 
-    def __init__(self, sock: zmq.Socket[bytes], wanted: Listen) -> None:
+    def __init__(self, sock: zmq.Socket[bytes], wanted: Listen, door: int) -> None:
         self._recv = super(zmq.Socket, sock).recv
+        self._route = (door, b"", ())
         self._topics = wanted.transport == "sub"
         self.answers: Answers | None = None
         self.refused = 0
 
     def read(self, holding: Holding, most: int, now_ns: int) -> bool:
-        recv, accept, has_room = self._recv, holding.accept, holding.has_room
+        recv, accept, has_room, route = self._recv, holding.accept, holding.has_room, self._route
         try:
             for _ in range(most):
                 if not has_room():
                     return True
                 frame = recv(_NOW, False)
                 if not frame.more:
-                    accept(frame.bytes, now_ns, None)
+                    accept(frame.bytes, now_ns, route)
                     continue
                 self._several(frame, holding, now_ns)
         except zmq.Again:
@@ -122,16 +127,16 @@ class OneWay:
     def _several(self, first: Any, holding: Holding, now_ns: int) -> None:
         second = self._recv(_NOW, False)
         if self._topics and not second.more:
-            holding.accept(second.bytes, now_ns, None, {"topic": first.bytes.decode(errors="replace")})
+            holding.accept(second.bytes, now_ns, self._route, {"topic": first.bytes.decode(errors="replace")})
             return
         self.refused += 1
         while second.more:
             second = self._recv(_NOW, False)
 
-    def answer(self, answers: Iterable[tuple[Envelope, bytes]]) -> None:
+    def answer(self, answers: Iterable[Answered]) -> None:
         """Nobody waits for these."""
 
 
-def make(sock: zmq.Socket[bytes], wanted: Listen) -> Transport:
-    """The reader of a socket of the wanted transport."""
-    return Rep(sock, wanted) if wanted.transport == "rep" else OneWay(sock, wanted)
+def make(sock: zmq.Socket[bytes], wanted: Listen, door: int) -> Transport:
+    """The reader of a socket of the wanted transport; the routes it makes begin with the number of its door."""
+    return Rep(sock, wanted, door) if wanted.transport == "rep" else OneWay(sock, wanted, door)

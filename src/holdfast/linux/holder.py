@@ -23,6 +23,7 @@ class Holder:
     pid: int
     pidfd: int
     app: str  # what it has written into the file
+    note: str = ""  # what else it says there, for people
 
     def kill(self, number: int) -> bool:
         """Send a signal; False when it is gone."""
@@ -54,7 +55,7 @@ def holder(path: str) -> Iterator[Holder | None]:
     pidfd = _pidfd(said.get("pid"))
     try:
         held = pidfd >= 0 and _holds(said["pid"], status)
-        yield Holder(said["pid"], pidfd, str(said.get("app", ""))) if held else None
+        yield Holder(said["pid"], pidfd, str(said.get("app", "")), str(said.get("note", ""))) if held else None
     finally:
         if pidfd >= 0:
             os.close(pidfd)
@@ -80,7 +81,18 @@ def _holds(pid: int, wanted: os.stat_result) -> bool:
         names = os.listdir(f"/proc/{pid}/fd")
     except FileNotFoundError:
         return False
+    except PermissionError:
+        if _is_among_locks(pid, wanted):
+            raise
+        return False  # a zombie, or somebody else's process that was given a stale PID
     return any(_is_lock(pid, name, wanted) for name in names)
+
+
+def _is_among_locks(pid: int, wanted: os.stat_result) -> bool:
+    """Whether the kernel's list, which everybody may read, has a lock of this process on a file of this number."""
+    with open("/proc/locks") as file:
+        rows = [line.split() for line in file]
+    return any(row[1] == "FLOCK" and row[-4] == str(pid) and row[-3].rpartition(":")[2] == str(wanted.st_ino) for row in rows)
 
 
 def _is_lock(pid: int, name: str, wanted: os.stat_result) -> bool:

@@ -96,6 +96,24 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def name(pid: int) -> str:
+    """What the process calls itself, 15 bytes at most; empty when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/comm", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return ""
+
+
+def command_line(pid: int) -> list[str]:
+    """The words it was executed with; empty when there is no such process, or when it has ended."""
+    try:
+        with open(f"/proc/{pid}/cmdline", errors="replace") as file:
+            return file.read().split("\0")[:-1]
+    except OSError:
+        return []
+
+
 def rss_bytes(pid: int) -> int:
     """Resident memory; 0 when there is no such process."""
     try:

@@ -1,7 +1,7 @@
 """The fleet: which worker processes there should be, which there are, and what to do about the difference.
 
-Pure: `handle(event, now)` changes the values here and returns effects; the supervisor does them. *Wanted* (jobs x slots)
-and *actual* (workers) are two facts. A slot has an incumbent, which works, and perhaps an heir, which is to take over:
+Pure: `handle(event, now)` changes the values here and returns effects; the supervisor does them. *Wanted* (jobs x slots, each of one
+generation) and *actual* (workers) are two facts. A slot has an incumbent, which works, and perhaps an heir, which is to take over:
 a good one is never ended before its heir is ready. Times are monotonic seconds.
 """
 
@@ -10,207 +10,131 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from holdfast.model import crash_loop
+from holdfast.model.crash_loop import Health
+from holdfast.model.fleet_events import (
+    Activate,
+    Drain,
+    Effect,
+    Event,
+    Exited,
+    Hung,
+    Kill,
+    Launch,
+    Note,
+    Plans,
+    Ready,
+    Replace,
+    Retire,
+    Roll,
+    RollBack,
+    Scale,
+    Spawn,
+    SpawnFailed,
+    Stop,
+    Suspects,
+    Tick,
+)
 from holdfast.model.life import Life, Step, Worker
-
-QUARANTINE_SLOT = -1
-STABLE_AFTER = 30.0  # a worker that was up so long was no crash at start
-FIRST_DELAY, LONGEST_DELAY = 0.1, 30.0
-FREE_DEATHS = 3  # so many deaths in a row are replaced at once: kills under load are not a crash loop
-
-
-# --- what happens ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """A generation is loaded and prepared: its workers may start."""
-
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class Exited:
-    """The worker is reaped. `how` is for people; `blameless`: this is no crash loop, for it had done something, or somebody killed it."""
-
-    worker: str
-    how: str
-    blameless: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SpawnFailed:
-    worker: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Hung:
-    worker: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Suspects:
-    """So many messages of the job wait for quarantine."""
-
-    job: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Replace:
-    """Put an heir beside the slot's incumbent, which drains when the heir is ready."""
-
-    job: str
-    slot: int
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    job: str
-    slots: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Drain everything within so many seconds; nothing is spawned any more."""
-
-    within: float
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """A deadline may have come."""
-
-
-Event = Launch | Ready | Exited | SpawnFailed | Hung | Suspects | Replace | Scale | Stop | Tick
-
-
-# --- what to do --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Spawn:
-    worker: str
-    job: str
-    slot: int
-    generation: int
-    quarantine: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Activate:
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """End it now; `stacks` asks for its stacks first."""
-
-    worker: str
-    stacks: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A line for the log."""
-
-    event: str
-    worker: str
-    text: str
-
-
-Effect = Spawn | Activate | Drain | Kill | Note
-
-
-@dataclass(slots=True)
-class Slot:
-    """One place in a job."""
-
-    incumbent: Worker | None = None
-    heir: Worker | None = None
-    deaths: int = 0  # in a row, none of them after STABLE_AFTER
-    not_before: float = 0.0  # cooling down until then
-    retiring: bool = False  # leaves for good: the job was scaled down, or quarantine is over
-
-
-@dataclass(slots=True)
-class JobFleet:
-    """One job's wanted slots."""
-
-    name: str
-    overlap: bool = True
-    start_limit: float = 30.0
-    drain_limit: float = 30.0
-    slots: dict[int, Slot] = field(default_factory=dict)
+from holdfast.model.rollout import Rollout
+from holdfast.model.slots import NOBODY, QUARANTINE_SLOT, JobFleet, Slot
 
 
 @dataclass(slots=True)
 class Fleet:
     """All jobs. `jitter()` gives a factor around 1, so that crash loops of many slots do not beat together."""
 
-    jobs: dict[str, JobFleet]
     jitter: Callable[[], float] = lambda: 1.0
-    generation: int = 0
-    stopping: bool = False
+    generation: int = 0  # the one that serves; while another is rolled out: the one before
+    jobs: dict[str, JobFleet] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)  # every one that is not reaped
+    rollout: Rollout | None = None
+    stopping: bool = False
     spawned: int = 0
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event; return what is to be done, in order."""
         effects: list[Effect] = []
+        self._take(event, now, effects)
+        self._overdue(now, effects)
+        if self.rollout is not None and not self.stopping:
+            self.rollout.go_on(self, now, effects)
+        self._prove(now, effects)
+        self._fill(now, effects)
+        return effects
+
+    def _take(self, event: Event, now: float, effects: list[Effect]) -> None:
         match event:
-            case Launch(generation):
-                self.generation = generation
             case Ready(worker):
                 self._ready(worker, now, effects)
-            case Exited(worker, how, blameless):
-                self._exited(worker, how, blameless, now, effects)
+            case Exited():
+                self._exited(event, now, effects)
             case SpawnFailed(worker, how):
-                self._exited(worker, how, False, now, effects)
+                self._exited(Exited(worker, how, born=False), now, effects)
             case Hung(worker, reason):
                 self._hung(worker, reason, effects)
             case Suspects(job, count):
-                self._suspects(self.jobs[job], count, now, effects)
-            case Replace(job, slot):
-                self._replace(self.jobs[job], slot, now, effects)
-            case Scale(job, slots):
-                self._scale(self.jobs[job], slots, now, effects)
-            case Stop(within):
-                self._stop(within, now, effects)
+                self._suspects(job, count, now, effects)
             case Tick():
                 pass
-        self._overdue(now, effects)
-        self._fill(now, effects)
-        return effects
+            case _:
+                self._obey(event, now, effects)
+
+    def _obey(self, event: Launch | Roll | RollBack | Replace | Scale | Retire | Stop, now: float, effects: list[Effect]) -> None:
+        match event:
+            case Launch(generation, plans):
+                self._launch(generation, plans)
+            case Roll(generation, plans, probation):
+                self.rollout = Rollout.begin(self, generation, plans, probation)
+            case RollBack(reason):
+                if self.rollout is not None:
+                    self.rollout.roll_back(self, reason, now, effects)
+            case Replace(worker, reason):
+                self._replace(worker, reason, effects)
+            case Scale(job, slots):
+                self._scale(self.jobs[job], slots, now, effects)
+            case Retire(job):
+                self._retire_job(job, now, effects)
+            case Stop(within):
+                self._stop(within, now, effects)
 
     def next_deadline(self) -> float | None:
         """When a Tick is due; None when nothing waits for time."""
         times = [w.deadline for w in self.workers.values() if w.deadline is not None]
-        if self.generation and not self.stopping:
-            times += [s.not_before for j in self.jobs.values() for s in j.slots.values() if s.incumbent is None]
+        if self.stopping or not self.generation:
+            return min(times, default=None)
+        for job in self.jobs.values():
+            times += self._job_deadlines(job)
+        if self.rollout is not None:
+            times += self.rollout.deadlines(self)
         return min(times, default=None)
 
     def ready(self) -> bool:
-        """Whether every wanted slot has an incumbent that is ready for work."""
-        slots = [s for j in self.jobs.values() for n, s in j.slots.items() if n != QUARANTINE_SLOT and not s.retiring]
-        return all(s.incumbent is not None and s.incumbent.life is Life.ACTIVE for s in slots)
+        """Whether every wanted slot has an incumbent of its generation that gets work."""
+        return all(self.settled(slot) for job in self.jobs.values() for slot in job.ordinary().values())
+
+    @staticmethod
+    def settled(slot: Slot) -> bool:
+        """Whether the one who is wanted there is there, and gets work."""
+        one = slot.incumbent
+        return one is not None and one.life is Life.ACTIVE and one.generation == slot.generation
 
     def stopped(self) -> bool:
         """Whether a stop has come to its end."""
         return self.stopping and not self.workers
 
+    def generations(self) -> set[int]:
+        """Those that may still be asked for a worker."""
+        wanted = {slot.generation for job in self.jobs.values() for slot in job.slots.values()}
+        rolling = {self.rollout.target} if self.rollout is not None else set()
+        return (wanted | rolling | {self.generation}) - {NOBODY}
+
     # --- one event each
+
+    def _launch(self, generation: int, plans: Plans) -> None:
+        self.generation = generation
+        for name, plan in plans.items():
+            self.jobs[name] = JobFleet(name, {generation: plan}, {number: Slot(generation) for number in range(plan.slots)})
 
     def _ready(self, name: str, now: float, effects: list[Effect]) -> None:
         worker = self.workers.get(name)
@@ -225,119 +149,182 @@ class Fleet:
     def _inherit(self, job: JobFleet, slot: Slot, heir: Worker, now: float, effects: list[Effect]) -> None:
         """The heir is ready: with overlap it works before the incumbent drains; without, it waits for the incumbent's end."""
         old = slot.incumbent
-        if job.overlap or old is None:
-            slot.incumbent, slot.heir = heir, None
+        if old is None or (job.plan(heir.generation).overlap and job.plan(old.generation).overlap):
+            slot.incumbent, slot.heir, slot.recycle = heir, None, False
             self._activate(heir, now, effects)
         if old is not None:
-            self._drain(old, "replaced", now, effects)
+            self.drain(old, "replaced", now, effects)
 
-    def _exited(self, name: str, how: str, blameless: bool, now: float, effects: list[Effect]) -> None:
-        worker = self.workers.pop(name, None)
+    def _exited(self, event: Exited, now: float, effects: list[Effect]) -> None:
+        worker = self.workers.pop(event.worker, None)
         if worker is None:
             return
-        expected = worker.life is Life.DRAINING
-        stable = blameless or (worker.life is Life.ACTIVE and now - worker.since >= STABLE_AFTER)
+        was, since = worker.life, worker.since
         worker.step(Step.EXITED, now, None)
         job, slot = self._place(worker)
-        if not expected:
-            effects.append(Note("worker.died", name, how))
-            self._cool(slot, stable, now)
+        if was is not Life.DRAINING:
+            effects.append(Note("worker.died", worker.id, event.how, worker.job))
+            stable = was is Life.ACTIVE and (now - since >= crash_loop.STABLE_AFTER or (event.killed and not worker.killed))
+            self._account(job, slot, worker, stable or event.worked, now, effects)
+            if self.rollout is not None:
+                self.rollout.died(self, worker, was, event, now, effects)
+        else:
+            job.crashes.gone(worker.id, now)
+        self._vacate(job, slot, worker, now, effects)
+
+    def _vacate(self, job: JobFleet, slot: Slot, worker: Worker, now: float, effects: list[Effect]) -> None:
+        """The place is free: an heir that is there takes it."""
         if slot.heir is worker:
             slot.heir = None
         elif slot.incumbent is worker:
-            slot.incumbent = None
-            self._succeed(slot, now, effects)
-        if slot.retiring and slot.incumbent is None and slot.heir is None:
-            job.slots.pop(worker.slot, None)
+            slot.incumbent, slot.heir, slot.recycle = slot.heir, None, False
+            if slot.incumbent is not None and slot.incumbent.life is Life.READY:
+                self._activate(slot.incumbent, now, effects)
+        self._drop_if_empty(job, worker.slot)
 
-    def _succeed(self, slot: Slot, now: float, effects: list[Effect]) -> None:
-        """The place is free: an heir that is there takes it."""
-        heir, slot.heir = slot.heir, None
-        slot.incumbent = heir
-        if heir is not None and heir.life is Life.READY:
-            self._activate(heir, now, effects)
-
-    def _cool(self, slot: Slot, stable: bool, now: float) -> None:
-        slot.deaths = 1 if stable else slot.deaths + 1
-        over = slot.deaths - FREE_DEATHS
-        delay = 0.0 if over <= 0 else min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(over - 1, 20)) * self.jitter()
-        slot.not_before = now + delay
+    def _account(self, job: JobFleet, slot: Slot, worker: Worker, blameless: bool, now: float, effects: list[Effect]) -> None:
+        """Is it a crash loop? Not when it had done something or somebody else killed it; and a quarantine worker is there to die."""
+        slot.deaths = 1 if blameless else slot.deaths + 1
+        slot.not_before = now + crash_loop.delay(slot.deaths, self.jitter())
+        if blameless or worker.quarantine:
+            job.crashes.gone(worker.id, now)
+        elif job.crashes.crashed(worker.id, now, self.jitter()):
+            rest = job.crashes.retry_at - now
+            effects.append(Note("job.failed", "", f"its workers die again and again; next try in {rest:.0f} s", job.name, "error"))
 
     def _hung(self, name: str, reason: str, effects: list[Effect]) -> None:
         worker = self.workers.get(name)
-        if worker is not None:
-            effects += [Note("worker.hung", name, reason), Kill(name, stacks=True)]
+        if worker is not None and not worker.killed:
+            worker.killed = True
+            effects += [Note("worker.hung", name, reason, worker.job, "error"), Kill(name, stacks=True)]
 
-    def _suspects(self, job: JobFleet, count: int, now: float, effects: list[Effect]) -> None:
+    def _suspects(self, name: str, count: int, now: float, effects: list[Effect]) -> None:
+        job = self.jobs.get(name)
+        if job is None:
+            return
         slot = job.slots.get(QUARANTINE_SLOT)
         if count and slot is None:
-            job.slots[QUARANTINE_SLOT] = Slot()
+            job.slots[QUARANTINE_SLOT] = Slot(self.newest(job))
         elif count and slot is not None:
-            slot.retiring = False  # one that drains already is followed by another
-        elif not count and slot is not None:
-            self._retire(job, QUARANTINE_SLOT, now, effects)
+            slot.generation = self.newest(job)  # one that drains already is followed by another
+        elif slot is not None:
+            self.retire(job, QUARANTINE_SLOT, "no suspects are left", now, effects)
 
-    def _replace(self, job: JobFleet, number: int, now: float, effects: list[Effect]) -> None:
-        slot = job.slots.get(number)
-        if self.stopping or slot is None or slot.retiring or slot.heir or not slot.incumbent or slot.incumbent.life is not Life.ACTIVE:
+    def newest(self, job: JobFleet) -> int:
+        """The generation that is to serve this job."""
+        rolling = self.rollout is not None and not self.rollout.failure and self.rollout.target in job.plans
+        return self.rollout.target if rolling and self.rollout is not None else self.generation
+
+    def _replace(self, name: str, reason: str, effects: list[Effect]) -> None:
+        worker = self.workers.get(name)
+        if worker is None or worker.life is not Life.ACTIVE or worker.quarantine:
             return
-        slot.heir = self._spawn(job, number, now, effects)
+        _job, slot = self._place(worker)
+        if slot.incumbent is worker and not slot.recycle and slot.generation != NOBODY:
+            slot.recycle = True
+            effects.append(Note("worker.recycled", name, reason, worker.job, "info"))
 
     def _scale(self, job: JobFleet, slots: int, now: float, effects: list[Effect]) -> None:
+        job.scaled = slots
         for number in range(slots):
-            job.slots.setdefault(number, Slot()).retiring = False
+            job.slots.setdefault(number, Slot(self.generation)).generation = self.newest(job)
         for number in [n for n in job.slots if n >= slots]:
-            self._retire(job, number, now, effects)
+            self.retire(job, number, "scaled down", now, effects)
 
-    def _retire(self, job: JobFleet, number: int, now: float, effects: list[Effect]) -> None:
-        slot = job.slots[number]
-        slot.retiring = True
-        for worker in (slot.incumbent, slot.heir):
-            if worker is not None:
-                self._drain(worker, "not needed any more", now, effects)
-        if slot.incumbent is None and slot.heir is None:
-            del job.slots[number]
+    def _retire_job(self, name: str, now: float, effects: list[Effect]) -> None:
+        job = self.jobs.get(name)
+        if job is None:
+            return
+        job.removed = True
+        for number in list(job.slots):
+            self.retire(job, number, "its job is removed", now, effects)
+        self._forget_if_empty(job)
 
     def _stop(self, within: float, now: float, effects: list[Effect]) -> None:
         self.stopping = True
         for worker in list(self.workers.values()):
-            self._drain(worker, "stop", now, effects)
+            self.drain(worker, "stop", now, effects)
             worker.deadline = min(worker.deadline or now + within, now + within)
 
     # --- what all share
+
+    def retire(self, job: JobFleet, number: int, reason: str, now: float, effects: list[Effect]) -> None:
+        """Nobody is wanted in this slot any more."""
+        slot = job.slots[number]
+        slot.generation = NOBODY
+        for worker in (slot.incumbent, slot.heir):
+            if worker is not None:
+                self.drain(worker, reason, now, effects)
+        self._drop_if_empty(job, number)
+
+    def drain(self, worker: Worker, reason: str, now: float, effects: list[Effect]) -> None:
+        """Let it finish what it has begun, and go."""
+        if worker.step(Step.DRAIN, now, self.jobs[worker.job].plan(worker.generation).drain_limit):
+            worker.reason = reason
+            effects.append(Drain(worker.id))
+
+    def _job_deadlines(self, job: JobFleet) -> list[float]:
+        times = []
+        if job.crashes.health is Health.TRYING and (trial := self.workers.get(job.crashes.trial)) and trial.life is Life.ACTIVE:
+            times.append(trial.since + crash_loop.STABLE_AFTER)
+        vacant = [s for s in job.slots.values() if s.generation != NOBODY and (s.incumbent is None or s.wants_heir())]
+        if job.crashes.health is Health.FAILED:
+            return times + ([job.crashes.retry_at] if vacant else [])
+        return times + ([slot.not_before for slot in vacant] if job.crashes.health is Health.WELL else [])
 
     def _overdue(self, now: float, effects: list[Effect]) -> None:
         for worker in self.workers.values():
             if worker.deadline is not None and worker.deadline <= now:
                 worker.deadline, worker.killed = None, True  # the kill ends it; its exit is what counts
-                effects += [Note("worker.overdue", worker.id, f"still {worker.life.name}"), Kill(worker.id, stacks=True)]
+                effects += [Note("worker.overdue", worker.id, f"still {worker.life.name}", worker.job), Kill(worker.id, stacks=True)]
+
+    def _prove(self, now: float, effects: list[Effect]) -> None:
+        """A worker that is tried after its job had failed, and stays, makes the job well again."""
+        for job in self.jobs.values():
+            trial = self.workers.get(job.crashes.trial)
+            if trial is not None and trial.life is Life.ACTIVE and now - trial.since >= crash_loop.STABLE_AFTER:
+                job.crashes.proved(trial.id)
+                effects.append(Note("job.recovered", "", "a worker of it is stable", job.name))
 
     def _fill(self, now: float, effects: list[Effect]) -> None:
+        """Spawn who is wanted and not there."""
         if self.stopping or not self.generation:
             return
         for job in self.jobs.values():
             for number, slot in job.slots.items():
-                if slot.incumbent is None and not slot.retiring and slot.not_before <= now:
-                    slot.incumbent = self._spawn(job, number, now, effects)
+                if slot.generation == NOBODY or slot.not_before > now or not job.crashes.may_start(now):
+                    continue
+                if slot.incumbent is None:
+                    slot.incumbent = self._spawn(job, number, slot, now, effects)
+                elif slot.wants_heir():
+                    slot.heir = self._spawn(job, number, slot, now, effects)
 
-    def _spawn(self, job: JobFleet, number: int, now: float, effects: list[Effect]) -> Worker:
+    def _spawn(self, job: JobFleet, number: int, slot: Slot, now: float, effects: list[Effect]) -> Worker:
         self.spawned += 1
         quarantine = number == QUARANTINE_SLOT
         name = f"{job.name}/{'q' if quarantine else number}.{self.spawned}"
-        worker = Worker(name, job.name, number, self.generation, quarantine, since=now, deadline=now + job.start_limit)
+        limit = job.plan(slot.generation).start_limit
+        worker = Worker(name, job.name, number, slot.generation, quarantine, since=now, deadline=now + limit)
         self.workers[name] = worker
-        effects.append(Spawn(name, job.name, number, self.generation, quarantine))
+        if not quarantine:
+            job.crashes.started(name)
+        effects.append(Spawn(name, job.name, number, slot.generation, quarantine))
         return worker
 
     def _activate(self, worker: Worker, now: float, effects: list[Effect]) -> None:
         if worker.step(Step.ACTIVATED, now, None):
             effects.append(Activate(worker.id))
 
-    def _drain(self, worker: Worker, reason: str, now: float, effects: list[Effect]) -> None:
-        if worker.step(Step.DRAIN, now, self.jobs[worker.job].drain_limit):
-            worker.reason = reason
-            effects.append(Drain(worker.id))
-
     def _place(self, worker: Worker) -> tuple[JobFleet, Slot]:
         job = self.jobs[worker.job]
-        return job, job.slots.get(worker.slot) or Slot(retiring=True)
+        return job, job.slots.get(worker.slot) or Slot(NOBODY)
+
+    def _drop_if_empty(self, job: JobFleet, number: int) -> None:
+        slot = job.slots.get(number)
+        if slot is not None and slot.generation == NOBODY and slot.incumbent is None and slot.heir is None:
+            del job.slots[number]
+        self._forget_if_empty(job)
+
+    def _forget_if_empty(self, job: JobFleet) -> None:
+        if job.removed and not job.slots and not any(worker.job == job.name for worker in self.workers.values()):
+            self.jobs.pop(job.name, None)

@@ -59,9 +59,7 @@ class Holding:
     """
 
     def __init__(self, in_flight: int, in_flight_bytes: int, crash_limit: int, numbers: Iterator[int]) -> None:
-        self._in_flight = in_flight
-        self._in_flight_bytes = in_flight_bytes
-        self._crash_limit = crash_limit
+        self.limit(in_flight, in_flight_bytes, crash_limit)
         self._numbers = numbers
         self._routes: dict[int, Route] = {}
         self._waiting: deque[Delivery] = deque()
@@ -74,6 +72,12 @@ class Holding:
         self.received = 0
         self.redelivered = 0
         self.void = 0
+
+    def limit(self, in_flight: int, in_flight_bytes: int, crash_limit: int) -> None:
+        """These are the bounds from now on. What is held beyond them stays; nothing is accepted until it is less."""
+        self._in_flight = in_flight
+        self._in_flight_bytes = in_flight_bytes
+        self._crash_limit = crash_limit
 
     # Facts
 

@@ -50,6 +50,11 @@ class Cutter:
             yield from self._last(line)
         self._rest = yield from self._pieces(rest)
 
+    @property
+    def within_a_line(self) -> bool:
+        """Whether a line was begun and has not come to its end."""
+        return bool(self._rest or self._part)
+
     def end(self) -> Iterator[Piece]:
         """The process is gone: yield what it began and did not finish."""
         rest, self._rest = self._rest, b""

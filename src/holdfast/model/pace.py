@@ -20,8 +20,3 @@ class Pace:
 def recycle_at(now: float, lifetime: float, dice: float) -> float:
     """When a connection opened now is to be replaced: within the last quarter of its lifetime, so that not all go at once."""
     return now + lifetime * (0.75 + dice / 4)
-
-
-def next_clean(gone: int, most: int) -> float:
-    """Seconds until the next chunk of the inbox is looked at: soon while much of it is old."""
-    return 0.2 if gone * 10 >= most else 2.0

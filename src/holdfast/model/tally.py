@@ -10,13 +10,13 @@ COLUMNS = (
     "held_bytes",
     "waiting",  # of these, not with any worker
     "received",
+    "redelivered",
+    "suspects",  # messages that wait for quarantine
     "answered",
     "refused",  # not taken in: malformed or too large
     "gone",  # answers whose client had left
     "dropped",  # answers dropped since their client read too slowly
     "parked",  # answers that wait for a slow client
-    "redelivered",
-    "suspects",  # messages that wait for quarantine
     "clients",
 )
 _ROW = struct.Struct(f"<{len(COLUMNS)}Q")

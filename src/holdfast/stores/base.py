@@ -9,8 +9,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
+
+_UNENDED = "another try was begun and never ended (its worker died); before that: "
 
 
 class Fault(enum.Enum):
@@ -67,6 +69,11 @@ class DeadLetter:
     state: str = "dead"  # "dead", or "retry" once an operator has asked for another try
     size: int = 0  # of the body; lists leave the body out
 
+    def begun(self) -> DeadLetter:
+        """The same letter as it stays behind when its attempt never ends."""
+        reason = self.reason if self.reason.startswith(_UNENDED) else _UNENDED + self.reason
+        return replace(self, state="dead", reason=reason, attempts=self.attempts + 1)
+
 
 class Letters(Protocol):
     """Dead letters outside of a worker's transaction: what `holdfast failed` and the retry of a letter need."""
@@ -80,6 +87,17 @@ class Letters(Protocol):
     def drop(self, letter_ids: Sequence[str] | None, job: str | None = None) -> int: ...
     def marked(self, job: str, most: int) -> list[DeadLetter]:
         """Letters, with body, that wait for another try."""
+        ...
+
+    def attempt(self, letter: DeadLetter) -> bool:
+        """A marked letter is about to be tried: from now on it is dead again, with one attempt more, whatever becomes of this process.
+
+        So a letter that kills its worker is not tried by the next one. False when somebody else has begun it, or it is gone.
+        """
+        ...
+
+    def put_back(self, letter: DeadLetter) -> None:
+        """The attempt came to nothing, for which the letter is not to blame: it is marked as before."""
         ...
 
 
@@ -114,7 +132,7 @@ class Transaction(Protocol):
         ...
 
     def unbury(self, letter: DeadLetter) -> bool:
-        """Take a marked letter out as part of this transaction; False when it is not there any more (done before)."""
+        """Take a letter out, in its attempt, as part of this transaction; False when it is not there any more, or somebody else's."""
         ...
 
     def begin_message(self) -> None:
@@ -144,10 +162,6 @@ class Connection(Protocol):
         """Raise what the store says when a fresh connection wants to write."""
         ...
 
-    def clean(self, older_than: float, most: int) -> int:
-        """Look at the next `most` rows of the inbox, forget those older than this many seconds; returns how many went."""
-        ...
-
     def close(self) -> None: ...
 
 
@@ -166,6 +180,13 @@ class Store(Protocol):
     def fault(self, error: BaseException) -> Fault: ...
     def findings(self, connections: int = 0) -> list[str]:
         """What `check` warns about; `connections` is how many the daemon's processes can have open together."""
+        ...
+
+    def clean(self, older_than: float, most: int) -> int:
+        """Look at so many rows of the inbox, going on where the last call ended, and forget those older than this many seconds.
+
+        Returns how many went. Bounded work: nobody waits long for it, however large the inbox is.
+        """
         ...
 
     def close(self) -> None: ...

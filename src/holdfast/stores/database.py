@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.sql import Executable
 
@@ -42,6 +42,8 @@ class Database:
         self.touched = False
         self.broken = ""  # what a handler did to the transaction
         self.lost: BaseException | None = None  # an error that ended it; catching that does not help
+        self._inside: NestedTransaction | None = None  # the savepoint of ours that is open
+        self._sessions: list[Session] = []  # of this message
 
     def execute(
         self, statement: str | Executable, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
@@ -74,20 +76,47 @@ class Database:
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """What happens inside is undone alone when it raises; the error may be caught outside."""
-        before = self.broken
+        before, outer, sessions = self.broken, self._inside, len(self._sessions)
         try:
-            with self._connection.begin_nested():
+            with self._connection.begin_nested() as self._inside:
                 yield
+                self.broken = self.broken or self.loose_end()
         except BaseException:
             self.broken = before
+            del self._sessions[sessions:]
             raise
+        finally:
+            self._inside = outer
 
     def session(self) -> Session:
-        """An ORM session joined by savepoint: its commit and rollback end that savepoint only."""
+        """An ORM session joined by savepoint: its commit and rollback end that savepoint only.
+
+        What it holds when the handler returns is written then, as if the handler had committed it.
+        """
         from sqlalchemy.orm import Session
 
         self.touched = True
-        return Session(bind=self._connection, join_transaction_mode="create_savepoint")
+        self._sessions.append(Session(bind=self._connection, join_transaction_mode="create_savepoint"))
+        return self._sessions[-1]
+
+    def begin_message(self) -> None:
+        """Another handler is about to run."""
+        self.touched = False
+        self._sessions.clear()
+
+    def loose_end(self) -> str:
+        """End the sessions that the handler left open; empty unless something is open still, which a later message could undo."""
+        while self._sessions:
+            session = self._sessions.pop()
+            try:
+                session.commit()
+            except Exception as error:
+                return f"the ORM session could not be written: {error}"
+            finally:
+                session.close()
+        if self._connection.get_nested_transaction() is not self._inside:
+            return "the handler left a savepoint open"
+        return ""
 
     def publish(self, url: str, body: bytes, *, key: str = "", headers: Mapping[str, Any] | None = None) -> None:
         """Send a message with this transaction's commit: comes with the RabbitMQ part."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -189,39 +190,42 @@ class Inbox:
         own(self._connection, sql, (self._scope, f"{epoch:x}", block, data, time.time()))
 
 
+@dataclass(frozen=True, slots=True)
+class Old:
+    """Keys of rows that are old."""
+
+    inbox: list[bytes]
+    batch: list[int]
+    before: float  # seconds since the epoch
+
+
 class Cleaning:
-    """Forgetting of what is old: a walk through the keys, a chunk at a time, since an index by time would halve the inserts."""
+    """Forgetting of what is old: a walk along the primary keys, a chunk at a time, since an index by time would halve the inserts."""
 
     def __init__(self, scope: str) -> None:
         self._scope = scope
         self._at = b""
         self._batch_at = 0
 
-    def clean(self, connection: Connection, older_than: float, most: int) -> int:
-        """Look at the next `most` rows, delete those older than so many seconds; returns how many went."""
+    def look(self, connection: Connection, older_than: float, most: int) -> Old:
+        """Look at the next `most` rows of either table; writes nothing. Ids of batches grow with time, so the old ones come first."""
         before = time.time() - older_than
-        rows = own(
-            connection,
-            "SELECT id, seen_at FROM holdfast_inbox WHERE scope = ? AND id > ? ORDER BY id LIMIT ?",
-            (self._scope, self._at, most),
-        ).all()
+        sql = "SELECT id, seen_at FROM holdfast_inbox WHERE scope = ? AND id > ? ORDER BY id LIMIT ?"
+        rows = own(connection, sql, (self._scope, self._at, most)).all()
         self._at = bytes(rows[-1][0]) if len(rows) == most else b""
-        gone = self._delete(connection, "holdfast_inbox", [bytes(row[0]) for row in rows if row[1] < before], before)
-        return gone + self._clean_batches(connection, before, most)
-
-    def _clean_batches(self, connection: Connection, before: float, most: int) -> int:
-        """Their ids grow with time, so the old ones come first; those of other jobs are stepped over."""
         sql = "SELECT id, scope, seen_at FROM holdfast_batch WHERE id > ? ORDER BY id LIMIT ?"
-        rows = own(connection, sql, (self._batch_at, most)).all()
-        self._batch_at = rows[-1][0] if len(rows) == most and rows[-1][2] < before else 0
-        return self._delete(connection, "holdfast_batch", [row[0] for row in rows if row[1] == self._scope and row[2] < before], before)
+        batches = own(connection, sql, (self._batch_at, most)).all()
+        self._batch_at = batches[-1][0] if len(batches) == most and batches[-1][2] < before else 0
+        mine = [row[0] for row in batches if row[1] == self._scope and row[2] < before]
+        return Old([bytes(row[0]) for row in rows if row[1] < before], mine, before)
 
-    def _delete(self, connection: Connection, table: str, keys: list[Any], before: float) -> int:
-        """By key, which waits for nobody who claims another identity."""
+    def forget(self, connection: Connection, old: Old) -> int:
+        """Delete by key, which waits for nobody who claims another identity; returns how many went."""
         gone = 0
-        for part in _parts(keys):
-            sql = f"DELETE FROM {table} WHERE scope = ? AND id IN ({', '.join('?' * len(part))}) AND seen_at < ?"
-            gone += own(connection, sql, (self._scope, *part, before)).rowcount
+        for table, keys in (("holdfast_inbox", old.inbox), ("holdfast_batch", old.batch)):
+            for part in _parts(list(keys)):
+                sql = f"DELETE FROM {table} WHERE scope = ? AND id IN ({', '.join('?' * len(part))}) AND seen_at < ?"
+                gone += own(connection, sql, (self._scope, *part, old.before)).rowcount
         return gone
 
 

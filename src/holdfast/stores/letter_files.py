@@ -25,10 +25,14 @@ class LetterFiles:
 
     def bury(self, letter: DeadLetter) -> None:
         """Write a letter, safely on the disk when this returns; gives it an id when it has none."""
+        letter.state = "dead"
+        self._write(letter)
+
+    def _write(self, letter: DeadLetter) -> None:
         folder = os.path.join(self._folder, letter.job)
         os.makedirs(folder, mode=0o700, exist_ok=True)
         letter.id = letter.id or uuid.uuid4().hex[:16]
-        letter.size, letter.state = len(letter.body), "dead"
+        letter.size = len(letter.body)
         head = {field.name: getattr(letter, field.name) for field in dataclasses.fields(letter) if field.name not in {"body", "state"}}
         head["headers"] = dict(letter.headers)
         head["identity"] = None if letter.identity is None else base64.b64encode(letter.identity).decode()
@@ -41,8 +45,23 @@ class LetterFiles:
         _sync(folder)
 
     def unbury(self, letter: DeadLetter) -> bool:
-        """Take a marked letter away; False when it is not there any more."""
-        return self._remove(os.path.join(self._folder, letter.job, f"{letter.id}.retry"))
+        """Take a letter away whose attempt this is; False when it is not there any more, or somebody else's."""
+        return self._is(letter, letter.attempts + 1) and self._remove(self._path(letter, "letter"))
+
+    def attempt(self, letter: DeadLetter) -> bool:
+        """A marked letter is about to be tried; see `holdfast.stores.base.Letters.attempt`. Only one process gets the mark."""
+        try:
+            os.rename(self._path(letter, "retry"), self._path(letter, "letter"))
+        except FileNotFoundError:
+            return False
+        self._write(letter.begun())
+        return True
+
+    def put_back(self, letter: DeadLetter) -> None:
+        """Undo `attempt`; nothing when the letter is gone, or somebody else's by now."""
+        if self._is(letter, letter.attempts + 1):
+            self._write(letter)
+            os.rename(self._path(letter, "letter"), self._path(letter, "retry"))
 
     def all(self, job: str | None = None) -> list[DeadLetter]:
         """Every letter, without bodies, in the order of their death."""
@@ -66,6 +85,15 @@ class LetterFiles:
     def marked(self, job: str, most: int) -> list[DeadLetter]:
         """Letters, with body, that wait for another try."""
         return [_read(path, body=True) for path in self._paths(job) if path.endswith(".retry")][:most]
+
+    def _path(self, letter: DeadLetter, kind: str) -> str:
+        return os.path.join(self._folder, letter.job, f"{letter.id}.{kind}")
+
+    def _is(self, letter: DeadLetter, attempts: int) -> bool:
+        try:
+            return _read(self._path(letter, "letter"), body=False).attempts == attempts
+        except FileNotFoundError:
+            return False
 
     def _paths(self, job: str | None) -> list[str]:
         try:

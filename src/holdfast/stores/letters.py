@@ -41,9 +41,22 @@ def _storable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
 
 
+def _attempt(connection: Connection, letter: DeadLetter) -> bool:
+    """`attempts` says whose it is."""
+    begun = letter.begun()
+    sql = "UPDATE holdfast_dead SET state = 'dead', reason = ?, attempts = ? WHERE id = ? AND attempts = ? AND state = 'retry'"
+    return bool(own(connection, sql, (_storable(begun.reason), begun.attempts, letter.id, letter.attempts)).rowcount)
+
+
+def _put_back(connection: Connection, letter: DeadLetter) -> None:
+    """Nothing when the letter is gone, or somebody else's by now."""
+    sql = "UPDATE holdfast_dead SET state = 'retry', reason = ?, attempts = ? WHERE id = ? AND attempts = ?"
+    own(connection, sql, (letter.reason, letter.attempts, letter.id, letter.attempts + 1))
+
+
 def unbury(connection: Connection, letter: DeadLetter) -> bool:
-    """Take a marked letter out; False when it is not there any more."""
-    gone = own(connection, "DELETE FROM holdfast_dead WHERE id = ? AND state = 'retry'", (letter.id,)).rowcount
+    """Take a letter out whose attempt this is; False when it is not there any more, or somebody else's."""
+    gone = own(connection, "DELETE FROM holdfast_dead WHERE id = ? AND attempts = ?", (letter.id, letter.attempts + 1)).rowcount
     if gone:
         own(connection, "DELETE FROM holdfast_dead_body WHERE letter = ?", (letter.id,))
     return bool(gone)
@@ -74,6 +87,12 @@ class StoredLetters:
 
     def marked(self, job: str, most: int) -> list[DeadLetter]:
         return self._select("job = ? AND state = 'retry'", (job,), bodies=True, most=most)
+
+    def attempt(self, letter: DeadLetter) -> bool:
+        return bool(self._write(lambda core: _attempt(core, letter)))
+
+    def put_back(self, letter: DeadLetter) -> None:
+        self._write(lambda core: _put_back(core, letter))
 
     def _select(self, where: str, values: tuple[Any, ...], *, bodies: bool, most: int = -1) -> list[DeadLetter]:
         found: list[DeadLetter] = self._read(lambda core: _select(core, where, values, bodies=bodies, most=most))

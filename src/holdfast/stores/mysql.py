@@ -180,10 +180,6 @@ class MysqlStore(ServerStore):
     def lock_for(self, core: sqlalchemy.Connection, name: str) -> bool:
         return bool(own(core, "SELECT GET_LOCK(LEFT(CONCAT('holdfast ', DATABASE(), ' ', ?), 64), 0)", (name,)).scalar() == 1)
 
-    def unlock(self, core: sqlalchemy.Connection, name: str) -> None:
-        own(core, "SELECT RELEASE_LOCK(LEFT(CONCAT('holdfast ', DATABASE(), ' ', ?), 64))", (name,))
-        core.rollback()
-
     def server_findings(self, core: sqlalchemy.Connection, connections: int) -> Iterator[str]:
         known = {row[0]: str(row[1]) for row in own(core, "SHOW GLOBAL VARIABLES")}
         usable = int(known["max_connections"])

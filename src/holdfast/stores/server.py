@@ -24,7 +24,7 @@ from holdfast.errors import AppError, UnavailableError
 from holdfast.model.pace import Pace, recycle_at
 from holdfast.stores.base import Fault
 from holdfast.stores.guard import refusal
-from holdfast.stores.inbox import Cleaning, Inbox
+from holdfast.stores.inbox import Cleaning, Inbox, Old
 from holdfast.stores.letters import PART, StoredLetters
 from holdfast.stores.statements import own, split
 from holdfast.stores.transaction import CoreTransaction
@@ -63,6 +63,8 @@ class ServerStore:
         self._at_once = threading.BoundedSemaphore(_AT_ONCE)
         self._pace = Pace(_BURST, _A_SECOND)
         self._lock = threading.Lock()
+        self._sweeping = threading.Lock()
+        self._cleaning = Cleaning(job)
         event.listen(self.engine, "handle_error", _note_error)
         event.listen(self.engine, "before_cursor_execute", _refuse)
 
@@ -94,9 +96,6 @@ class ServerStore:
     def lock_for(self, core: sqlalchemy.Connection, name: str) -> bool:
         """Take a lock that ends with the transaction, or soon after; False when another host has it."""
         raise NotImplementedError
-
-    def unlock(self, core: sqlalchemy.Connection, name: str) -> None:
-        """Give a lock back, where the end of the transaction does not."""
 
     def server_findings(self, core: sqlalchemy.Connection, connections: int) -> Iterator[str]:
         raise NotImplementedError
@@ -180,6 +179,15 @@ class ServerStore:
         except sqlalchemy.exc.DBAPIError as error:
             raise UnavailableError(f"the store cannot be looked at: {error.orig}", where="store") from error
 
+    def clean(self, older_than: float, most: int) -> int:
+        with self._sweeping:
+            old = self.once(lambda core: self._cleaning.look(core, older_than, most))
+            return self.once(lambda core: self._forget(core, old)) if old.inbox or old.batch else 0
+
+    def _forget(self, core: sqlalchemy.Connection, old: Old) -> int:
+        """One host at a time; the lock of MariaDB goes with its session, which `once` closes."""
+        return self._cleaning.forget(core, old) if self.lock_for(core, f"clean {self.job}") else 0
+
     def close(self) -> None:
         self.engine.dispose()
 
@@ -190,7 +198,6 @@ class ServerConnection:
     def __init__(self, store: ServerStore) -> None:
         self.store = store
         self.current: ServerTransaction | None = None
-        self._cleaning = Cleaning(store.job)
         self._orphans: list[str] = []
         self._core: sqlalchemy.Connection | None = None
         self._mark = ""
@@ -282,23 +289,6 @@ class ServerConnection:
         finally:
             transaction.rollback()
 
-    def clean(self, older_than: float, most: int) -> int:
-        transaction = self.begin()
-        name = f"clean {self.store.job}"
-        gone = 0
-        try:
-            if self.store.lock_for(self.core, name):
-                gone = self._cleaning.clean(self.core, older_than, most)
-                transaction.commit()
-                self.store.unlock(self.core, name)
-            else:
-                transaction.rollback()
-        except BaseException as error:
-            transaction.failed(error)
-            transaction.rollback()
-            raise
-        return gone
-
     def close(self) -> None:
         if self.current is not None:
             self.current.rollback()
@@ -333,7 +323,8 @@ class ServerTransaction(CoreTransaction):
             return "the handler ended the transaction"
         if self._core.get_transaction() is not self._transaction:
             return "the handler replaced the transaction"
-        return self._store.whole(self._core)
+        self.db.broken = self._store.whole(self._core) or self.db.loose_end()
+        return self.db.broken or self._store.whole(self._core)
 
     def commit(self) -> None:
         self.ending, self.handling = True, False

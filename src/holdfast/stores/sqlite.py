@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 from typing import Any
 
 import sqlalchemy
@@ -23,6 +24,7 @@ from holdfast.stores.turn import Turn
 _TRANSACTION, _SAVEPOINT = 22, 32  # action codes of sqlite3_set_authorizer
 _AWAY = ("unable to open", "disk is full", "disk i/o", "readonly", "read-only", "not a database", "malformed")
 _TRANSIENT = ("locked", "busy")
+_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "afs", "glusterfs", "fuse.sshfs", "fuse.glusterfs"}
 
 TABLES = (
     """CREATE TABLE IF NOT EXISTS holdfast_inbox (scope TEXT NOT NULL, id BLOB NOT NULL, digest BLOB NOT NULL, outcome INTEGER NOT NULL,
@@ -47,6 +49,8 @@ class SqliteStore:
     def __init__(self, url: str, job: str, threads: int, timeout: float) -> None:
         self._job = job
         self._threads = threads
+        self._sweeping = threading.Lock()
+        self._cleaning = Cleaning(job)
         self._path = url.removeprefix("sqlite://").removeprefix("/")
         if url.startswith("sqlite://") and not url.startswith("sqlite:///") and url != "sqlite://":
             raise ConfigurationError(
@@ -111,9 +115,17 @@ class SqliteStore:
     def findings(self, _connections: int = 0) -> list[str]:
         folder = os.path.dirname(os.path.abspath(self._path)) if self._path else ""
         found = [f"store: {folder} cannot be written"] if folder and not os.access(folder, os.W_OK) else []
+        kind = file_system(folder, _mounts()) if folder else ""
+        if kind in _NETWORK:
+            found.append(f"store: {folder} is on {kind}, a network file system: SQLite's locks do not hold there; use a local disk")
         if self._threads > 1:
             found.append(f"threads = {self._threads}: SQLite has one writer, so more threads than one gain nothing")
         return found
+
+    def clean(self, older_than: float, most: int) -> int:
+        with self._sweeping:
+            old = self._read(lambda core: self._cleaning.look(core, older_than, most))
+            return self._once(lambda core: self._cleaning.forget(core, old)) if old.inbox or old.batch else 0
 
     def close(self) -> None:
         self.engine.dispose()
@@ -149,7 +161,6 @@ class SqliteConnection:
         self.core = core
         self._turn = turn
         self._inbox = Inbox(core, job)
-        self._cleaning = Cleaning(job)
         self._open: SqliteTransaction | None = None
         self.driver: sqlite3.Connection = core.connection.driver_connection  # type: ignore[assignment]
         self.driver.set_authorizer(self._authorize)
@@ -166,16 +177,6 @@ class SqliteConnection:
 
     def probe(self) -> None:
         self.begin().rollback()
-
-    def clean(self, older_than: float, most: int) -> int:
-        transaction = self.begin()
-        try:
-            gone = self._cleaning.clean(self.core, older_than, most)
-            transaction.commit()
-        except BaseException:
-            transaction.rollback()
-            raise
-        return gone
 
     def close(self) -> None:
         if self._open is not None:
@@ -215,7 +216,10 @@ class SqliteTransaction(CoreTransaction):
             return self.db.broken
         if not self._connection.driver.in_transaction or not self._transaction.is_active:
             return "the handler ended the transaction"
-        return "" if self._connection.core.get_transaction() is self._transaction else "the handler replaced the transaction"
+        if self._connection.core.get_transaction() is not self._transaction:
+            return "the handler replaced the transaction"
+        self.db.broken = self.db.loose_end() or self.db.broken
+        return self.db.broken
 
     def commit(self) -> None:
         self._end(self._transaction.commit)
@@ -242,8 +246,26 @@ class SqliteTransaction(CoreTransaction):
                 self._turn.give()
 
 
+def file_system(path: str, mounts: str) -> str:
+    """The type of the file system that holds a path, by the text of /proc/self/mountinfo; empty when it is not told there."""
+    kinds = {}
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        point = before.split(" ")[4].encode().decode("unicode_escape")
+        if path == point or path.startswith(point.rstrip("/") + "/"):
+            kinds[len(point)] = after.split(" ")[0]  # of two on one point, the later one is on top
+    return kinds[max(kinds)] if kinds else ""
+
+
+def _mounts() -> str:
+    with open("/proc/self/mountinfo") as file:
+        return file.read()
+
+
 def warm_up() -> None:
     """Fill SQLAlchemy's caches with a database in memory, before the forks; it is closed again."""
+    import sqlalchemy.orm  # noqa: F401  for db.session(): what a worker imports later is what the disk holds by then
+
     store = SqliteStore("sqlite://", "", 1, 1.0)
     store.install("", lambda _db: None)
     store.close()

@@ -53,7 +53,7 @@ class CoreTransaction:
         return letters.unbury(self._core, letter)
 
     def begin_message(self) -> None:
-        self.db.touched = False
+        self.db.begin_message()
         self.handling = True
 
     def touched(self) -> bool:

@@ -9,7 +9,9 @@ from typing import Any
 
 from holdfast.control.server import ControlServer, bind
 from holdfast.linux.privileges import as_user
+from holdfast.model import fleet_events as model
 from holdfast.supervisor.daemon import Supervisor
+from holdfast.supervisor.reload import Asker
 from holdfast.supervisor.report import Report
 from holdfast.telemetry import events
 
@@ -71,8 +73,35 @@ class Commands:
             self._supervisor.stop(now=self._interrupts > 1)
         elif number == signal.SIGUSR1:
             self._supervisor.logs.reopen()
-        elif number in (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
-            events.log("signal.ignored", f"{signal.Signals(number).name}: this version cannot do that yet; use 'restart'", level="warning")
+        elif number == signal.SIGHUP:
+            self._supervisor.reloads.ask(Asker(lambda _text: None, lambda _answer: None))
+        elif number in (signal.SIGTTIN, signal.SIGTTOU):
+            self._scale_by(1 if number == signal.SIGTTIN else -1)
+        elif number == signal.SIGUSR2:
+            events.log("signal.ignored", "SIGUSR2: this version cannot do that yet; use 'restart'", level="warning")
+
+    def _scale_by(self, difference: int) -> None:
+        """TTIN and TTOU: one worker more or less, where it is clear of which job."""
+        jobs = self._supervisor.current.jobs
+        if len(jobs) != 1:
+            events.log("signal.ignored", "TTIN and TTOU are for daemons with one job; use 'scale JOB N'", level="warning")
+            return
+        (name,) = jobs
+        answer = self._scale(name, self._supervisor.slots(name) + difference)
+        if answer["exit"]:
+            events.log("signal.ignored", str(answer["error"]), level="warning")
+
+    def _scale(self, job: str, processes: int) -> dict[str, Any]:
+        supervisor = self._supervisor
+        if job not in supervisor.current.jobs:
+            return {"exit": 2, "error": f"there is no job '{job}'; the jobs are {', '.join(supervisor.current.jobs)}"}
+        if processes < 0:
+            return {"exit": 2, "error": f"{job} cannot have {processes} workers"}
+        if supervisor.state != "running" or supervisor.fleet.rollout is not None:
+            return {"exit": 1, "error": "a reload is under way" if supervisor.state == "running" else f"the daemon is {supervisor.state}"}
+        before = supervisor.slots(job)
+        supervisor.decide(model.Scale(job, processes))
+        return {"exit": 0, "result": {"job": job, "before": before, "processes": processes}}
 
     def _accept(self) -> None:
         assert self._server is not None
@@ -101,7 +130,7 @@ class Commands:
             handler(fd, request)
 
     def _do_status(self, fd: int, _request: dict[str, Any]) -> None:
-        self._answer(fd, {"exit": 0, "result": self._supervisor.status()})
+        self._answer(fd, {"exit": 0, "result": {**self._supervisor.status(), **self._supervisor.ground.guarding()}})
 
     def _do_wait(self, fd: int, _request: dict[str, Any]) -> None:
         verdict = self._supervisor.verdict
@@ -123,6 +152,21 @@ class Commands:
             return
         self._supervisor.restarting = True
         self._supervisor.stop()
+
+    def _do_reload(self, fd: int, request: dict[str, Any]) -> None:
+        supervisor = self._supervisor
+        if supervisor.state != "running":
+            self._answer(fd, {"exit": 1, "error": f"the daemon is {supervisor.state}"})
+            return
+        asker = Asker(lambda text: self._answer(fd, {"progress": text}), lambda answer: self._answer(fd, answer))
+        supervisor.reloads.ask(asker, settings_only=bool(request.get("settings")))
+
+    def _do_scale(self, fd: int, request: dict[str, Any]) -> None:
+        job, processes = request.get("job"), request.get("processes")
+        if not isinstance(job, str) or not isinstance(processes, int) or isinstance(processes, bool):
+            self._answer(fd, {"exit": 2, "error": "scale takes a job and a number of processes"})
+            return
+        self._answer(fd, self._scale(job, processes))
 
     def _do_retry_letters(self, fd: int, request: dict[str, Any]) -> None:
         told = self._supervisor.retry_letters(str(request.get("job")))

@@ -1,16 +1,23 @@
-"""The ways in: listeners that the supervisor binds and keeps, and the ingress that serves them."""
+"""The ways in: doors, whose listeners the supervisor binds and keeps, and the ingress that serves them.
+
+A door is one address of one job. During a rollout a job may have two: the new one is open before the old one is given up. A door's
+address never changes; where a generation wants another, that is another door.
+"""
 
 from __future__ import annotations
 
 import os
 import secrets
 import socket
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from holdfast.errors import UnavailableError
 from holdfast.linux.privileges import Identity, as_user
 from holdfast.model import tally
 from holdfast.model.job_options import JobConfig
+from holdfast.model.options import JobOptions
 from holdfast.model.urls import SourceAddress
 from holdfast.supervisor import boards
 from holdfast.supervisor.family import Child
@@ -18,30 +25,72 @@ from holdfast.supervisor.listeners import bind_tcp, bind_unix
 
 _LIMITS = ("in_flight", "in_flight_bytes", "in_flight_per_client", "max_message", "max_clients", "crash_limit")
 
+Jobs = Mapping[str, JobConfig]
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One address of one job. `listener` is ours; the ingress has a copy. None where the job connects."""
+
+    id: str
+    job: str
+    row: int
+    address: SourceAddress
+    limits: Mapping[str, int]
+    listener: socket.socket | None
+
+    @property
+    def endpoint(self) -> str:
+        """Where it really listens: port 0 has become a number."""
+        address = self.address
+        if self.listener is None or address.port or address.path:
+            return address.endpoint
+        return f"{address.endpoint.rpartition(':')[0]}:{self.listener.getsockname()[1]}"
+
+    def packet(self) -> dict[str, Any]:
+        """What the ingress is told of it."""
+        return {
+            "do": "listen",
+            "door": self.id,
+            "job": self.job,
+            "row": self.row,
+            "transport": self.address.transport,
+            "endpoint": self.endpoint,
+            "connect": self.address.connect,
+            "topics": list(self.address.topics),
+            "limits": self.limits,
+        }
+
 
 class Entries:
-    """What the ingress is told, again for each ingress: a new one has a new epoch and the same listeners."""
+    """All doors, and what an ingress is told of them, again for each ingress: a new one has a new epoch and the same listeners."""
 
-    def __init__(self, jobs: Mapping[str, JobConfig], identity: Identity | None) -> None:
-        self.sources: dict[str, SourceAddress] = {name: job.source for name, job in jobs.items() if job.source is not None}
-        self._jobs = jobs
+    def __init__(self, identity: Identity | None) -> None:
         self._identity = identity
-        self._rows = {name: row for row, name in enumerate(self.sources)}
-        self._listeners: dict[str, socket.socket] = {}
-        self._view = memoryview(bytes(tally.SIZE))
+        self.doors: dict[str, Door] = {}
+        self.listening: set[str] = set()  # doors that the ingress has opened
         self.epoch = 0
-        self.listening: set[str] = set()
+        self._view = memoryview(bytes(tally.SIZE))
+        self._numbers = 0
 
-    def bind(self) -> None:
-        """Bind every listener; UnavailableError or NoRightsError, naming the job, when one cannot be had."""
-        for name, address in self.sources.items():
-            if address.connect:
-                continue
-            if address.path:
-                with as_user(self._identity):
-                    self._listeners[name] = bind_unix(address.path)
-            else:
-                self._listeners[name] = bind_tcp(address.host, address.port)
+    def jobs(self) -> set[str]:
+        """Those that have a door."""
+        return {door.job for door in self.doors.values()}
+
+    def bind(self, jobs: Jobs) -> list[Door]:
+        """Bind what these jobs want and nobody has bound yet; the new doors. All or none.
+
+        UnavailableError or NoRightsError, naming the job, when an address cannot be had.
+        """
+        new: list[Door] = []
+        try:
+            for name, job in jobs.items():
+                if job.source is not None and self._door(name, job.source) is None:
+                    new.append(self._make(name, job.source, job.options))
+        except Exception:
+            self.give_up(new)
+            raise
+        return new
 
     def begin(self) -> int:
         """A new ingress is coming: a new epoch, a new tally whose descriptor is the caller's."""
@@ -50,40 +99,74 @@ class Entries:
         fd, self._view = boards.make("tally", tally.SIZE)
         return fd
 
-    def introduce(self, ingress: Child) -> None:
+    @staticmethod
+    def introduce(ingress: Child, doors: Iterable[Door]) -> None:
         """Tell the ingress what to serve."""
-        for name, address in self.sources.items():
-            options = asdict(self._jobs[name].options)
-            packet = {
-                "do": "listen",
-                "job": name,
-                "row": self._rows[name],
-                "transport": address.transport,
-                "endpoint": self.endpoint(name),
-                "connect": address.connect,
-                "topics": list(address.topics),
-                "limits": {key: options[key] for key in _LIMITS},
-            }
-            listener = self._listeners.get(name)
-            ingress.channel.send(packet, [listener.fileno()] if listener is not None else [])
+        for door in doors:
+            ingress.channel.send(door.packet(), [door.listener.fileno()] if door.listener is not None else [])
 
-    def endpoint(self, name: str) -> str:
-        """Where the job really listens: port 0 has become a number."""
-        address, listener = self.sources[name], self._listeners.get(name)
-        if listener is None or address.port or address.path:
-            return address.endpoint
-        return f"{address.endpoint.rpartition(':')[0]}:{listener.getsockname()[1]}"
+    def give_up(self, doors: Iterable[Door]) -> None:
+        """Close our listeners of these; who is connected is the ingress's affair."""
+        for door in list(doors):
+            self.doors.pop(door.id, None)
+            self.listening.discard(door.id)
+            if door.listener is not None:
+                door.listener.close()
+            if door.listener is not None and door.address.path:
+                with as_user(self._identity):
+                    if os.path.exists(door.address.path):
+                        os.unlink(door.address.path)
 
-    def tally(self, name: str) -> dict[str, int]:
+    def unwanted(self, jobs: Jobs) -> list[Door]:
+        """Doors that these jobs do not want."""
+        return [door for door in self.doors.values() if door.job not in jobs or jobs[door.job].source != door.address]
+
+    def tally(self, job: str) -> dict[str, int]:
         """What the ingress counts for this job just now."""
-        return tally.read(self._view, self._rows[name])
+        row = next(door.row for door in self.doors.values() if door.job == job)
+        return tally.read(self._view, row)
+
+    def endpoint(self, job: str) -> str:
+        """Where the job listens; with two doors, the newer one."""
+        return [door.endpoint for door in self.doors.values() if door.job == job][-1]
 
     def close(self) -> None:
         """Serve nobody any more; only when no ingress is left."""
-        for name, listener in self._listeners.items():
-            listener.close()
-            if path := self.sources[name].path:
-                with as_user(self._identity):
-                    if os.path.exists(path):
-                        os.unlink(path)
-        self._listeners.clear()
+        self.give_up(self.doors.values())
+
+    def _door(self, job: str, address: SourceAddress) -> Door | None:
+        return next((door for door in self.doors.values() if (door.job, door.address) == (job, address)), None)
+
+    def _make(self, job: str, address: SourceAddress, options: JobOptions) -> Door:
+        self._numbers += 1
+        door = Door(f"{job}#{self._numbers}", job, self._row(job), address, limits(options), self._bind(job, address))
+        self.doors[door.id] = door
+        return door
+
+    def _row(self, job: str) -> int:
+        """The job's row in the tally, or the first free one."""
+        rows = {door.job: door.row for door in self.doors.values()}
+        return rows.get(job, next(row for row in range(len(rows) + 1) if row not in rows.values()))
+
+    def _bind(self, job: str, address: SourceAddress) -> socket.socket | None:
+        if address.connect:
+            return None
+        for door in self.doors.values():
+            if (door.address.host, door.address.port, door.address.path) == (address.host, address.port, address.path) and (
+                address.port or address.path
+            ):
+                raise UnavailableError(
+                    f"{address.endpoint} is in use by job {door.job} of this daemon",
+                    where=f"job {job}, source",
+                    remedy="take another address, or restart",
+                )
+        if address.path:
+            with as_user(self._identity):
+                return bind_unix(address.path)
+        return bind_tcp(address.host, address.port)
+
+
+def limits(options: JobOptions) -> dict[str, int]:
+    """What the ingress has to keep to for a job."""
+    values = asdict(options)
+    return {key: values[key] for key in _LIMITS}

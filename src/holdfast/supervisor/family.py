@@ -30,6 +30,7 @@ class Child:
     kind: str  # logger, ingress, zygote, twin, prepare, worker
     channel: Channel
     job: str = ""
+    generation: int = 0  # of the application's code; 0 for what runs none
     pid: int = 0
     pidfd: int = -1
     log: int = -1  # our copy of the read end of its log pipe
@@ -68,6 +69,10 @@ class Family:
         """The newest child of this kind."""
         found = self.of(kind)
         return found[-1] if found else None
+
+    def zygote(self, generation: int) -> Child | None:
+        """The zygote that makes this generation's workers."""
+        return next((child for child in self.of("zygote") if child.generation == generation), None)
 
     def execute(self, child_id: str, launch: offspring.Launch, now: float) -> Child:
         """Start a process of ours; OSError when the machine has no room for it."""

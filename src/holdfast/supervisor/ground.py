@@ -17,28 +17,39 @@ from holdfast.supervisor.offspring import STANDARD_LIBRARY_ONLY, Launch
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """Does not change while the daemon lives."""
+    """Does not change while the daemon lives, but for the options that a reload may change."""
 
     options: DaemonOptions
     identity: Identity | None
     instance: Instance
     environ: Mapping[str, str]
-    settings_text: str | None
-    allow_threads: bool
     foreground: bool
     version: str
     pid: int
     terminal: int  # where "-" as log goes
+    guard: int = 0  # PID of the guard that started us
+
+    def guarding(self) -> dict[str, Any]:
+        """What `status` says of the guard: only one that is still our parent would start us again."""
+        guarded = bool(self.guard) and os.getppid() == self.guard
+        return {"guarded": guarded, **({"guard_pid": self.guard} if guarded else {})}
 
     def launch(
-        self, kind: str, boot: Mapping[str, Any], directory: str, *, fds: Mapping[str, int] | None = None, log_fd: int = -1
+        self,
+        kind: str,
+        boot: Mapping[str, Any],
+        directory: str,
+        *,
+        fds: Mapping[str, int] | None = None,
+        log_fd: int = -1,
+        options: DaemonOptions | None = None,
     ) -> Launch:
-        """How a process of ours is started; its log pipe is filled in later."""
+        """How a process of ours is started; its log pipe is filled in later. `options`: of a generation that does not serve yet."""
         return Launch(
             kind=kind,
             boot=boot,
             directory=directory,
-            umask=int(self.options.umask, 8),
+            umask=int((options or self.options).umask, 8),
             environ=environment(self.environ),
             identity=self.identity,
             log_fd=log_fd,

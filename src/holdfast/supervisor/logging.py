@@ -40,7 +40,7 @@ class LogPipes:
 
     def __init__(self, family: Family, ground: Ground) -> None:
         self.family = family
-        self._ground = ground
+        self.ground = ground
         self.ready = False
         self.lost = 0
         self._starts = 0
@@ -48,9 +48,9 @@ class LogPipes:
 
     def begin(self) -> None:
         """Start a logger and give it all that there is to read."""
-        options = self._ground.options
+        options = self.ground.options
         boot = {"path": options.log, "format": options.log_format, "level": options.log_level, "stderr": 2}
-        launch = self._ground.launch("logger", boot, "/", log_fd=self._ground.terminal)
+        launch = self.ground.launch("logger", boot, "/", log_fd=self.ground.terminal)
         self._starts += 1
         logger = self.family.execute(f"logger.{self._starts}", launch, time.monotonic())
         if self._own < 0:
@@ -62,6 +62,12 @@ class LogPipes:
         logger.channel.send({"do": "pipe", "id": "supervisor", "job": "", "worker": "supervisor"}, [self._own])
         for child in self.family.members.values():
             self.tell(child)
+
+    def begin_anew(self) -> None:
+        """The log is written otherwise from here on: the old logger writes what it has read, and leaves; a new one follows."""
+        for logger in self.family.of("logger"):
+            logger.channel.send({"do": "leave"})
+        events.configure(worker="supervisor", level=self.ground.options.log_level)
 
     def pipe(self, child_id: str, job: str, worker: str) -> LogPipe:
         """A log pipe for a child of this id."""

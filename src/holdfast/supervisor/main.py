@@ -13,10 +13,13 @@ from typing import Any
 from holdfast.errors import HoldfastError, InternalError
 from holdfast.linux.channel import from_memfd, to_memfd
 from holdfast.model.configuration import daemon_options
+from holdfast.model.inputs import Inputs
+from holdfast.model.options import DaemonOptions
 from holdfast.supervisor import inputs as reading
 from holdfast.supervisor import trust
 from holdfast.supervisor.commands import Commands
-from holdfast.supervisor.daemon import Supervisor
+from holdfast.supervisor.daemon import Read, Supervisor
+from holdfast.supervisor.generation import Generation
 from holdfast.supervisor.ground import Ground, become_reaper, read_settings
 from holdfast.supervisor.instance import BusyError, Instance
 from holdfast.supervisor.loop import Loop
@@ -31,14 +34,14 @@ def main(arguments: Sequence[str]) -> int:
     document = json.loads(from_memfd(flags.boot))
     report = Report(flags.report)
     try:
-        ground, inputs = _found(document, [int(fd) for fd in flags.locks.split(",") if fd])
+        ground, first = _found(document, [int(fd) for fd in flags.locks.split(",") if fd])
     except BusyError as busy:
         report.busy(busy.pid)
         return 2 if flags.report is None else 0
     except HoldfastError as error:
         report.verdict({"exit": error.exit_status, "error": str(error)})
         return error.exit_status
-    supervisor = _live(ground, inputs, report)
+    supervisor = _live(ground, first, lambda: _read(document, ground), report)
     if supervisor.restarting:
         _again(document, ground.instance.locks, ground.terminal)
     return supervisor.done or 0
@@ -52,11 +55,9 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _found(document: dict[str, Any], locks: list[int]) -> tuple[Ground, Any]:
+def _found(document: dict[str, Any], locks: list[int]) -> tuple[Ground, Generation]:
     """The steps before the first child: configuration, identity, trust, directories, lock, left-overs, PID file."""
-    environ, flags = dict(document["environ"]), dict(document["flags"])
-    inputs = reading.load(document["target"], flags, environ, document["cwd"], document["foreground"])
-    options, _origins = daemon_options(inputs, reading.read_secret)
+    inputs, options = _configured(document)
     identity, _remarks = reading.service_identity(options)
     trust.check(inputs, options.app, identity)
     os.umask(int(options.umask, 8))
@@ -74,26 +75,32 @@ def _found(document: dict[str, Any], locks: list[int]) -> tuple[Ground, Any]:
         options=options,
         identity=identity,
         instance=instance,
-        environ=environ,
-        settings_text=read_settings(options, identity),
-        allow_threads=_executes(inputs.toml_text or ""),
+        environ=dict(document["environ"]),
         foreground=document["foreground"],
         version=document["version"],
         pid=os.getpid(),
         terminal=terminal,
+        guard=document.get("guard", 0),
     )
-    return ground, inputs
+    return ground, Generation(1, inputs, options, read_settings(options, identity))
 
 
-def _executes(toml: str) -> bool:
-    """Whether some job asks for spawn = "exec", for which threads at import are allowed. The class's own word comes too late."""
-    return 'spawn = "exec"' in toml
+def _configured(document: dict[str, Any]) -> tuple[Inputs, DaemonOptions]:
+    inputs = reading.load(document["target"], dict(document["flags"]), dict(document["environ"]), document["cwd"], document["foreground"])
+    return inputs, daemon_options(inputs, reading.read_secret)[0]
 
 
-def _live(ground: Ground, inputs: Any, report: Report) -> Supervisor:
+def _read(document: dict[str, Any], ground: Ground) -> tuple[Inputs, DaemonOptions, str | None]:
+    """The files as they are now, for a reload."""
+    inputs, options = _configured(document)
+    trust.check(inputs, options.app, ground.identity)
+    return inputs, options, read_settings(options, ground.identity)
+
+
+def _live(ground: Ground, first: Generation, read: Read, report: Report) -> Supervisor:
     commands = Commands(report)
     loop = Loop(commands.signalled)
-    supervisor = Supervisor(ground, inputs, loop, commands.concluded, report.progress)
+    supervisor = Supervisor(ground, first, read, loop, commands.concluded, report.progress)
     commands.serve(supervisor)
     while supervisor.done is None:
         try:

@@ -7,9 +7,11 @@ from typing import Any
 
 from holdfast.linux import process
 from holdfast.model import board
-from holdfast.model.fleet import QUARANTINE_SLOT, Fleet
+from holdfast.model.crash_loop import Health
+from holdfast.model.fleet import Fleet
 from holdfast.model.job_options import JobConfig
 from holdfast.model.life import Life, Worker
+from holdfast.model.slots import JobFleet
 from holdfast.model.spec import guarantee
 from holdfast.supervisor.boards import Totals
 from holdfast.supervisor.entries import Entries
@@ -32,27 +34,28 @@ def jobs(
 
 def _job(job: JobConfig, fleet: Fleet, members: Mapping[str, Child], entries: Entries, totals: Totals, now: float) -> dict[str, Any]:
     mine = [worker for worker in fleet.workers.values() if worker.job == job.name]
+    with_doors = entries.jobs()
     readings = {worker.id: reading(members.get(worker.id), now) for worker in mine}
     total, minute = totals.copy(), 0
     for one in readings.values():
         total.add(one)
         minute += one.last_minute
-    held = entries.tally(job.name)["held"] if job.name in entries.sources else sum(_in_hand(one) for one in readings.values())
-    state, reason = _state(fleet, mine, members)
+    held = entries.tally(job.name)["held"] if job.name in with_doors else sum(_in_hand(one) for one in readings.values())
+    state, reason = _state(fleet, fleet.jobs.get(job.name), mine, members)
     names = ("handled", "failed", "retried", "dead", "duplicates")
     return {
         "name": job.name,
         "state": state,
         **({"reason": reason} if reason else {}),
         "source": job.shown.get("source", "").strip('"'),
-        "listening": entries.endpoint(job.name) if job.name in entries.sources else "",
+        "listening": entries.endpoint(job.name) if job.name in with_doors else "",
         "store": job.shown.get("store", "").strip('"'),
         "guarantee": guarantee(job.options),
         **{name: total.counters[name] for name in names},
         "in_flight": held,
         "rate_1m": round(minute / 60, 2),
         "latency_ms": {"p50": board.percentile_ms(total.latency, 0.5), "p99": board.percentile_ms(total.latency, 0.99)},
-        "ingress": entries.tally(job.name) if job.name in entries.sources else {},
+        "ingress": entries.tally(job.name) if job.name in with_doors else {},
         "workers": [_worker(worker, members.get(worker.id), readings[worker.id], totals, job, now) for worker in mine],
     }
 
@@ -74,15 +77,18 @@ def _worker(worker: Worker, child: Child | None, one: board.Reading, totals: Tot
     }
 
 
-def _state(fleet: Fleet, mine: list[Worker], members: Mapping[str, Child]) -> tuple[str, str]:
+def _state(fleet: Fleet, job: JobFleet | None, mine: list[Worker], members: Mapping[str, Child]) -> tuple[str, str]:
     if fleet.stopping:
         return "stopping", ""
+    if job is not None and job.crashes.health is not Health.WELL:
+        trying = job.crashes.health is Health.TRYING
+        return "failed", "its workers died again and again; " + ("one is tried" if trying else "it waits before the next try")
     paused = [members[w.id].facts["paused"] for w in mine if w.id in members and "paused" in members[w.id].facts]
     if paused:
         return "paused", str(paused[0])
-    if not mine:
+    if job is None:
         return "starting", ""
-    slots = [slot for number, slot in fleet.jobs[mine[0].job].slots.items() if number != QUARANTINE_SLOT]
+    slots = list(job.ordinary().values())
     active = [slot for slot in slots if slot.incumbent is not None and slot.incumbent.life is Life.ACTIVE]
     if len(active) == len(slots):
         return "running", ""

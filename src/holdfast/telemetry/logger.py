@@ -79,6 +79,7 @@ class Logger:
         self._files = LogFiles(boot["path"], int(boot.get("stderr", 2)), self._loss)
         self._channel: Channel | None = channel
         self._finishing = False
+        self._leaving = False
         self._pipes: dict[int, Pipe] = {}
         self._report = Report()
 
@@ -87,11 +88,19 @@ class Logger:
         today = loglines.date(loglines.stamp(time.time()))
         self._files.open(today, time.monotonic())
         self._say({"say": "ready"})
-        while self._pipes or not self._finishing:
+        while (self._pipes or not self._finishing) and not self._may_leave():
             self._tell(time.monotonic())
             self._turn(self._wait())
         self._files.finish(time.monotonic())
         self._tell(time.monotonic(), last=True)
+
+    def _may_leave(self) -> bool:
+        """Whether another logger is to go on from here: at the end of a line in each pipe, so that none is torn."""
+        if not self._leaving:
+            return False
+        for fd in [fd for fd, pipe in self._pipes.items() if not pipe.cutter.within_a_line]:
+            os.close(self._pipes.pop(fd).fd)
+        return not self._pipes
 
     def _wait(self) -> list[tuple[int, int]]:
         """Sleep until there is something to read, a reader has room again, or a try is due."""
@@ -149,6 +158,8 @@ class Logger:
                 self._files.reopen(time.monotonic())
             case "finish":
                 self._finishing = True
+            case "leave":
+                self._leaving = True
         for fd in fds:
             os.close(fd)
 

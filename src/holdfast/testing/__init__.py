@@ -1,4 +1,8 @@
-"""The testing kit: store and source in memory, a clock that stands still, a daemon in a private folder, a proxy that cuts."""
+"""The testing kit: a store in memory, a source in memory, a clock that stands still, a real daemon in a private folder,
+a proxy that cuts.
+
+Clients with an oracle are in `holdfast.testing.crowd`.
+"""
 
 from holdfast.sources.memory import MemorySource
 from holdfast.testing.clock import FakeClock

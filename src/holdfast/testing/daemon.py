@@ -76,7 +76,8 @@ class DaemonProcess:
             finally:
                 os.close(folder)
             control.sendall(json.dumps({"verb": verb, **more}).encode() + b"\n")
-            lines = control.makefile("rb").read().splitlines()
+            with control.makefile("rb") as stream:
+                lines = stream.read().splitlines()
         answer: dict[str, Any] = json.loads(lines[-1])
         return answer
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-import importlib.machinery
 import importlib.util
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import CodeType, ModuleType
+from types import ModuleType
 
 from holdfast.errors import AppError
 from holdfast.model.declaration import declare, imported_by, jobs_of
 from holdfast.model.job import Job
 from holdfast.model.spec import Declaration, Work
+from holdfast.telemetry import events
+from holdfast.worker.tree import SHARED, Tree, read_tree
+from holdfast.worker.tree_imports import TreeLoader, install
 
 # Native thread pools of numerical libraries would start at import, and do not survive a fork.
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -27,6 +30,7 @@ class Application:
     classes: Mapping[str, type[Job]]
     declarations: list[Declaration]
     default: list[str]
+    digest: str  # of its code
 
     def work_of(self, cls: type[Job]) -> Work:
         """Which of its methods is the work."""
@@ -38,10 +42,12 @@ def load(app: str, directory: str) -> Application:
     for name in _ONE_THREAD:
         os.environ.setdefault(name, "1")
     os.chdir(directory)
-    module = _import_file(os.path.join(directory, app)) if app.endswith(".py") else _import_dotted(app, directory)
+    trees: list[Tree] = []
+    module = _import_file(os.path.join(directory, app), trees) if app.endswith(".py") else _import_dotted(app, directory, trees)
+    digest = hashlib.sha256("".join(tree.digest() for tree in trees).encode()).hexdigest()
     own = jobs_of(vars(module), _declared())
     declarations = {cls: declare(cls) for cls in [*own, *imported_by(vars(module))]}
-    return Application({cls.__name__: cls for cls in declarations}, list(declarations.values()), [cls.__name__ for cls in own])
+    return Application({cls.__name__: cls for cls in declarations}, list(declarations.values()), [cls.__name__ for cls in own], digest)
 
 
 def _declared() -> list[type[Job]]:
@@ -50,33 +56,58 @@ def _declared() -> list[type[Job]]:
     return [job for made in getattr(daemon, "declared", ()) for job in made.jobs]
 
 
-def _import_dotted(name: str, directory: str) -> ModuleType:
+def _import_dotted(name: str, directory: str, trees: list[Tree]) -> ModuleType:
     sys.path.insert(0, directory)
+    package = name.partition(".")[0]
+    spec = importlib.util.find_spec(package)
+    for place in spec.submodule_search_locations or () if spec else ():
+        parent = os.path.dirname(os.path.abspath(place))
+        if os.path.basename(parent) not in SHARED:
+            _freeze(parent, trees)
+            continue
+        # Among other people's packages only this one is the application's.
+        tree = _freeze(place, trees)
+        initial = os.path.join(place, "__init__.py")
+        if initial in tree.files:
+            _execute(package, initial, tree)
+    if spec and not spec.submodule_search_locations and spec.origin and spec.has_location:
+        _freeze(os.path.dirname(os.path.abspath(spec.origin)), trees)
     return importlib.import_module(name)
 
 
-def _import_file(path: str) -> ModuleType:
+def _import_file(path: str, trees: list[Tree]) -> ModuleType:
     stem = os.path.splitext(os.path.basename(path))[0]
     if not os.path.exists(path):
         raise AppError("no such file", where=path)
     if stem in sys.stdlib_module_names or stem in sys.modules:
         raise AppError(f"an app of this name would hide the module {stem!r}", where=path, remedy="name the file otherwise")
-    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
-    spec = importlib.util.spec_from_file_location(stem, path, loader=_SourceLoader(stem, path))
+    folder = os.path.dirname(os.path.abspath(path))
+    sys.path.insert(0, folder)
+    return _execute(stem, path, _freeze(folder, trees))
+
+
+def _execute(name: str, path: str, tree: Tree) -> ModuleType:
+    """Make the module of this file."""
+    loader = TreeLoader(name, path, tree)
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[stem] = module
-    _SourceLoader(stem, path).exec_module(module)
+    sys.modules[name] = module
+    loader.exec_module(module)
     return module
 
 
-class _SourceLoader(importlib.machinery.SourceFileLoader):
-    """Compiles what the file says now.
-
-    A cached .pyc is told from a newer source by the second and the size only: two edits in one second would run the older.
-    """
-
-    def get_code(self, fullname: str) -> CodeType:
-        path = self.get_filename(fullname)
-        code: CodeType = compile(self.get_data(path), path, "exec", dont_inherit=True)
-        return code
+def _freeze(root: str, trees: list[Tree]) -> Tree:
+    """Keep what is below this folder in memory, among `trees`, and import it from there."""
+    tree = read_tree(root)
+    trees.append(tree)
+    install(tree)
+    if tree.limit:
+        events.log(
+            "snapshot.incomplete",
+            f"{tree.root} holds {tree.limit}: what is imported from deeper folders later may be newer than this generation; "
+            "keep the application in a folder of its own",
+            level="warning",
+            files=len(tree.files),
+        )
+    return tree

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from holdfast.errors import AppError, UnavailableError
 from holdfast.linux.channel import Channel
 from holdfast.model import board as boards
-from holdfast.model.board import BoardWriter
+from holdfast.model.board import BoardWriter, ThreadBoard
 from holdfast.model.job import Job
 from holdfast.model.spec import Work, WorkerSpec
 from holdfast.sources.ingress import IngressSource
@@ -33,7 +33,8 @@ from holdfast.worker.loop import Loop, LoopParts
 from holdfast.worker.offspring import leave
 from holdfast.worker.pausing import Pausing
 from holdfast.worker.saying import say, say_failed
-from holdfast.worker.threads import Crew, Surroundings, unavailable
+from holdfast.worker.settings_in_place import SettingsInPlace, SettingsTalk
+from holdfast.worker.threads import ContextFactory, Crew, Surroundings, raise_unavailable
 from holdfast.worker.trace import reason_of, trace_of
 from holdfast.worker.wakeup import WakeUp
 
@@ -122,7 +123,7 @@ def _install(boot: Boot) -> None:
     try:
         boot.store.install(boot.cls.schema, boot.cls.prepare)
     except Exception as error:
-        raise unavailable(boot.store, error) from error
+        raise_unavailable(boot.store, error)
 
 
 def _open_letters(boot: Boot) -> None:
@@ -165,6 +166,7 @@ def _start_threads(boot: Boot) -> None:
     one_writer = boot.store is not None and boot.store.one_writer
     intake = Intake(options.batch, linger=options.linger, one_writer=one_writer)
     pausing = Pausing(intake, boot.wake)
+    in_place = SettingsInPlace(boot.cls.settings, options.threads or 1, boot.wake, intake.stir)
     shared = Surroundings(
         spec=boot.spec,
         cls=boot.cls,
@@ -177,30 +179,32 @@ def _start_threads(boot: Boot) -> None:
         fault=boot.fault,
         context=_contexts(boot, pausing),
         engine=Engine,
+        boards=boot.board.threads,
+        settings=in_place,
     )
     crew = Crew(shared, boot.wake)
-    boot.loop = Loop(LoopParts(boot.spec, boot.channel, boot.source, shared, crew, pausing, boot.wake, boot.board, boot.view))
+    talk = SettingsTalk(boot.channel, boot.spec.settings_path, in_place)
+    boot.loop = Loop(LoopParts(boot.spec, boot.channel, boot.source, shared, crew, pausing, talk, boot.wake, boot.board, boot.view))
     if crew.size == 1:
         sys.setswitchinterval(_SWITCH_SECONDS)
     crew.start()
 
 
-def _contexts(boot: Boot, pausing: Pausing) -> Callable[[int, Connection | None], EngineContext]:
+def _contexts(boot: Boot, pausing: Pausing) -> ContextFactory:
     from holdfast.model.breaker import Breaker
 
     breaker = Breaker()
 
-    def context(index: int, connection: Connection | None) -> EngineContext:
-        assert boot.board is not None
+    def context(board: ThreadBoard, connection: Connection | None, nap: Callable[[float], bool]) -> EngineContext:
         return EngineContext(
             source=boot.source,
             store=boot.store,
             connection=connection,
-            board=boot.board.threads[index],
+            board=board,
             draining=boot.draining.is_set,
             pause=pausing.pause,
             resume=pausing.resume,
-            wait=lambda seconds: not boot.draining.wait(seconds),
+            wait=nap,
             breaker=breaker,
             lock=boot.lock,
             fault=boot.fault,

@@ -21,6 +21,7 @@ from holdfast.telemetry import events
 from holdfast.worker.batch import Batch, Outcome, Unstored, tell_clash
 from holdfast.worker.burial import FALSE, Burial
 from holdfast.worker.calls import Calls, failure_of
+from holdfast.worker.cleaning import Cleaning
 from holdfast.worker.engine_context import EngineContext
 from holdfast.worker.gate import Gate
 from holdfast.worker.item import CLASH, Item, MessageMaker, delivery_id
@@ -59,6 +60,7 @@ class Engine:
             self._batch = Batch(self._calls, self._weather, context, options.batch_age, self._inbox)
         files = None if self._weather is not None and options.dead_letter in (None, "store") else context.letters
         self._burial = Burial(spec.job, name, epoch, self._weather, files, self._inbox)
+        self._cleaning = Cleaning(context.store if self._inbox else None, options.inbox_keep)
         self._retrial = Retrial(spec.job, self._calls, context, self._weather, files, self._inbox, self._extend)
 
     # The boundary with the thread
@@ -77,11 +79,13 @@ class Engine:
             else:
                 self._try(self._next())
         self._gate.let_go()
+        self._cleaning.after(len(deliveries))
         return []
 
     def retry_letters(self) -> None:
-        """Try the dead letters again that an operator has marked."""
+        """Try the dead letters again that an operator has marked; and since nobody waits for that, clean the inbox a little."""
         self._retrial.run()
+        self._cleaning.step()
 
     def close(self) -> None:
         """Nothing is held between two calls of `process`; the connection is the thread's to close."""

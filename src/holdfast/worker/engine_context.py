@@ -23,7 +23,9 @@ class EngineContext:
     draining: Callable[[], bool]
     pause: Callable[[str], None]  # the process pauses its source; shared, may be called again while paused
     resume: Callable[[], None]
-    wait: Callable[[float], bool]  # sleeps up to so many seconds, returns False when draining
+    wait: Callable[
+        [float], bool
+    ]  # sleeps up to so many seconds and may run the job's reload(); returns False when draining. Nothing is begun then
     breaker: Any  # holdfast.model.breaker.Breaker, one per process, guarded by `lock`
     lock: threading.Lock
     fault: Callable[[str], None]  # a fault point was reached

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from holdfast.model.delivery import Delivery
 from holdfast.model.share import share
 
 #: What `take` returns when a thread is to look for dead letters that are marked for another try.
 LETTERS: Sequence[Delivery] = ()
+#: What `take` returns when the thread has something else to do first.
+STIRRED: Sequence[Delivery] = []
 
 
 class Intake:
@@ -34,14 +36,19 @@ class Intake:
             self._waiting.extend(deliveries)
             self._changed.notify(1 if self._one_writer else len(deliveries))
 
-    def take(self) -> Sequence[Delivery] | None:
-        """Wait for work: this thread's share of what waits; LETTERS (empty); None when the process drains."""
+    def take(self, stirred: Callable[[], bool] = lambda: False) -> Sequence[Delivery] | None:
+        """Wait for work: this thread's share of what waits; LETTERS; STIRRED once `stirred` says so; None when the process drains."""
         with self._changed:
             self._idle += 1
             try:
-                return self._await()
+                return self._await(stirred)
             finally:
                 self._idle -= 1
+
+    def stir(self) -> None:
+        """Have every waiting thread ask whether it is stirred."""
+        with self._changed:
+            self._changed.notify_all()
 
     def ask_for_letters(self) -> None:
         """Have one thread look for letters."""
@@ -78,16 +85,20 @@ class Intake:
         with self._changed:
             return bool(self._waiting) or self._idle < threads
 
-    def _await(self) -> Sequence[Delivery] | None:
+    def _await(self, stirred: Callable[[], bool]) -> Sequence[Delivery] | None:
         while not self._draining:
+            if stirred():
+                if self._waiting:
+                    self._changed.notify()  # this thread may have been woken for them
+                return STIRRED
             if not self._paused:
+                if self._letters:  # first: under load there is always a message that waits
+                    self._letters = False
+                    return LETTERS
                 if self._waiting:
                     self._wait_for_more()
                 if self._waiting and not self._paused and not self._draining:
                     return self._share()
-                if self._letters:
-                    self._letters = False
-                    return LETTERS
             self._changed.wait()
         return None
 

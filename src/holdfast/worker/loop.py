@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from holdfast.errors import UnavailableError
-from holdfast.linux.channel import Channel
+from holdfast.linux.channel import Channel, Packet
 from holdfast.model import board as boards
 from holdfast.model.board import BoardWriter
 from holdfast.model.spec import WorkerSpec
@@ -20,12 +20,14 @@ from holdfast.telemetry import events
 from holdfast.worker.credited import Credited
 from holdfast.worker.pausing import Pause, Pausing
 from holdfast.worker.saying import say, say_failed
+from holdfast.worker.settings_in_place import SettingsTalk
 from holdfast.worker.threads import Crew, Surroundings
 from holdfast.worker.trace import reason_of, trace_of
 from holdfast.worker.wakeup import WakeUp
 
 _FLUSH_SECONDS = 5.0
 _SECOND = 10**9
+_CHORES_EVERY_NS = 60 * _SECOND
 _BROKEN = 70
 
 
@@ -39,6 +41,7 @@ class LoopParts:
     shared: Surroundings
     crew: Crew
     pausing: Pausing
+    settings: SettingsTalk
     wake: WakeUp
     board: BoardWriter
     view: memoryview
@@ -58,8 +61,16 @@ class Loop:
         self._drain_reason: str | None = None
         self._writing = False
         self._next_beat_ns = 0
+        self._next_chores_ns = time.monotonic_ns() + _CHORES_EVERY_NS
         self._leave_by_ns: int | None = None
-        self._commands = {"activate": self._activate, "drain": self._drain, "retry-letters": parts.shared.intake.ask_for_letters}
+        self._commands: dict[str, Callable[[Packet, Sequence[int]], None]] = {
+            "activate": lambda _packet, _fds: self._activate(),
+            "drain": lambda _packet, _fds: self._drain(),
+            "retry-letters": lambda _packet, _fds: parts.shared.intake.ask_for_letters(),
+            "reload-settings": parts.settings.hand_out,
+            "restore-settings": parts.settings.restore,
+            "keep-settings": parts.settings.keep,
+        }
 
     def run(self) -> int:
         """Until the process has drained, failed, or must go."""
@@ -88,10 +99,11 @@ class Loop:
 
     def _on_channel(self, _event: int) -> None:
         try:
-            while (packet := self._parts.channel.receive()) is not None:
-                command = self._commands.get(packet[0].get("do", ""))
+            while (received := self._parts.channel.receive()) is not None:
+                packet, fds = received
+                command = self._commands.get(packet.get("do", ""))
                 if command is not None:
-                    command()
+                    command(packet, fds)
         except EOFError:
             self._unwatch(self._parts.channel.fileno())
             self._leave_by_ns = time.monotonic_ns() + int(self._parts.spec.stop_timeout * _SECOND)
@@ -124,6 +136,7 @@ class Loop:
         if self._drain_reason is not None:
             return
         self._parts.shared.activated.set()
+        self._parts.shared.settings.stir()
         self._parts.shared.intake.ask_for_letters()
         if self._parts.source is not None and self._parts.pausing.current is None:
             self._parts.source.open()
@@ -139,6 +152,7 @@ class Loop:
         shared.draining.set()
         rest = shared.intake.drain()
         shared.activated.set()  # `run` threads that were never activated wait for this, and then see that they drain
+        shared.settings.stir()
         if source is not None:
             source.give_back([delivery.seq for delivery in rest])
 
@@ -159,6 +173,7 @@ class Loop:
             self._beat(time.monotonic_ns())
             say(self._parts.channel, {"say": "ready"})
         self._tell_pause()
+        self._parts.settings.answer(draining=self._drain_reason is not None)
         self._adjust_write_interest()
         if self._drain_reason is not None and crew.ended:
             return self._finish(self._drain_reason)
@@ -207,6 +222,9 @@ class Loop:
     def _beat(self, now_ns: int) -> None:
         self._parts.board.beat(now_ns)
         self._next_beat_ns = now_ns + int(self._options.heartbeat * _SECOND)
+        if now_ns >= self._next_chores_ns:
+            self._next_chores_ns = now_ns + _CHORES_EVERY_NS
+            self._parts.shared.intake.ask_for_letters()
 
     def _timeout(self) -> float:
         """Seconds until the clock must be looked at."""

@@ -1,5 +1,6 @@
 """Another try of dead letters that an operator has marked. Doing it twice, or in two workers at once, has one effect.
 
+Before a letter is tried it is dead again, in a transaction of its own: one that kills its worker is not tried by the next one unasked.
 A letter leaves the store in the transaction that holds its effect. A letter in a file leaves after that; with a store the inbox tells
 a second try that the first one has happened.
 """
@@ -19,7 +20,7 @@ from holdfast.telemetry import events
 from holdfast.worker.calls import Calls, failure_of
 from holdfast.worker.engine_context import EngineContext
 from holdfast.worker.item import CLASH, digest, parse_delivery_id
-from holdfast.worker.weather import Undone, Weather, roll_back, told
+from holdfast.worker.weather import Weather, roll_back, told
 
 AT_ONCE = 50
 
@@ -68,8 +69,7 @@ class Retrial:
                 self._try(letter)
 
     def _marked(self) -> Sequence[DeadLetter]:
-        store = self._context.store
-        letters: Letters | None = self._letters if self._letters is not None or store is None else store.letters()
+        letters = self._lies_in()
         if letters is None:
             return ()
         try:
@@ -79,16 +79,33 @@ class Retrial:
             return ()
 
     def _try(self, letter: DeadLetter) -> None:
+        lies_in = self._lies_in()
         try:
+            if lies_in is None or not lies_in.attempt(letter):
+                return
             done = self._in_store(self._weather, letter) if self._weather is not None else self._in_file(letter)
         except HasFailed as failed:
             self._back_to_the_dead(letter, failed.failure)
-        except (NotNow, Undone) as error:
+        except Exception as error:
             events.log("letter.waits", told(error), level="warning", letter=letter.id)
+            self._put_back(letter)
         else:
             if done:
                 self._context.board.count("handled")
                 events.log("letter.done", letter.reason, letter=letter.id)
+
+    def _lies_in(self) -> Letters | None:
+        store = self._context.store
+        return self._letters if self._letters is not None or store is None else store.letters()
+
+    def _put_back(self, letter: DeadLetter) -> None:
+        """Marked as before; where even that cannot be written, the operator has to ask again."""
+        letters = self._lies_in()
+        try:
+            if letters is not None:
+                letters.put_back(letter)
+        except Exception as error:
+            events.log("letter.unmarked", told(error), level="error", letter=letter.id)
 
     def _in_file(self, letter: DeadLetter) -> bool:
         try:
@@ -161,7 +178,6 @@ class Retrial:
         try:
             if self._letters is not None:
                 self._letters.bury(again)
-                self._letters.unbury(letter)
             elif self._context.connection is not None:
                 _exchange(self._context.connection, letter, again)
         except Exception as error:

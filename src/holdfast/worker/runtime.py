@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from holdfast.errors import AppError, HoldfastError
 from holdfast.model.spec import Work
 from holdfast.stores.base import Connection
+from holdfast.worker.settings_in_place import Attention
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -19,16 +20,20 @@ R = TypeVar("R")
 class ThreadRuntime:
     """The `Runtime` of one handler thread."""
 
-    def __init__(self, work: Work, draining: threading.Event, connection: Connection | None) -> None:
+    def __init__(self, work: Work, draining: threading.Event, connection: Connection | None, attention: Attention | None = None) -> None:
         self._work = work
         self._draining = draining
         self._connection = connection
+        # Of a thread that runs a loop of its own: these calls are where it takes new settings. A handler is in the midst of a message.
+        self._attention = attention if work == "run" else None
 
     def alive(self) -> bool:
+        if self._attention is not None:
+            self._attention.look_up()
         return not self._draining.is_set()
 
     def sleep(self, seconds: float) -> bool:
-        return not self._draining.wait(seconds)
+        return not self._draining.wait(seconds) if self._attention is None else self._attention.nap(seconds)
 
     def transaction(self) -> AbstractContextManager[Any]:
         if self._work != "run":

@@ -25,7 +25,18 @@ def say(channel: Channel, packet: Packet, fds: Sequence[int] = ()) -> bool:
 
 def say_failed(channel: Channel, error: BaseException, exit_status: int, during: str = "") -> None:
     """Say why this process cannot do its work; the traceback travels in a memfd."""
-    reason = f"{during}: {reason_of(error)}" if during else reason_of(error)
+    reason = reason_of(error)
+    if during and not reason.startswith(f"{during}: "):
+        reason = f"{during}: {reason}"
+    _say_with_trace(channel, {"say": "failed", "reason": reason[:4000], "exit": exit_status}, error)
+
+
+def say_refused(channel: Channel, number: int, error: BaseException) -> None:
+    """Say why new settings were not taken; the traceback travels in a memfd."""
+    _say_with_trace(channel, {"say": "reload-failed", "id": number, "reason": reason_of(error)[:4000]}, error)
+
+
+def _say_with_trace(channel: Channel, packet: Packet, error: BaseException) -> None:
     fd = to_memfd("trace", trace_of(error).encode(errors="backslashreplace"))
-    say(channel, {"say": "failed", "reason": reason[:4000], "exit": exit_status}, [fd])
+    say(channel, packet, [fd])
     os.close(fd)

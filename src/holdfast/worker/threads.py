@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from holdfast.errors import UnavailableError
+from holdfast.model.board import ThreadBoard
 from holdfast.model.delivery import Delivery
 from holdfast.model.job import Job
-from holdfast.model.pace import next_clean
 from holdfast.model.spec import Work, WorkerSpec
 from holdfast.sources.base import Source
 from holdfast.stores.base import Connection, Fault, Store
 from holdfast.telemetry import events
 from holdfast.worker.engine_context import EngineContext
-from holdfast.worker.intake import Intake
+from holdfast.worker.intake import STIRRED, Intake
 from holdfast.worker.runtime import ThreadRuntime, only_here
+from holdfast.worker.settings_in_place import Attention, SettingsInPlace
 from holdfast.worker.trace import reason_of, trace_of
-
-CLEAN_AT_ONCE = 1000
 
 
 class Engine(Protocol):
@@ -34,7 +32,7 @@ class Engine(Protocol):
 
 
 EngineFactory = Callable[[Job, WorkerSpec, EngineContext], Engine]
-ContextFactory = Callable[[int, Connection | None], EngineContext]
+ContextFactory = Callable[[ThreadBoard, Connection | None, Callable[[float], bool]], EngineContext]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +47,11 @@ class Surroundings:
     intake: Intake
     activated: threading.Event
     draining: threading.Event
+    boards: Sequence[ThreadBoard]
     fault: Callable[[str], None]
     context: ContextFactory
     engine: EngineFactory
+    settings: SettingsInPlace
 
 
 class Crew:
@@ -117,12 +117,15 @@ class Hand:
         self._shared = shared
         self._job = only_here(shared.cls)()
         self._connection = connect(shared.store)
-        self._job._runtime = ThreadRuntime(shared.work, shared.draining, self._connection)
+        self._job.reload = only_here(self._job.reload)  # type: ignore[method-assign]
+        board, options = shared.boards[index], shared.spec.options
+        self._attention = Attention(index, self._job, shared.settings, shared.draining, board, options.timeout)
+        self._job._runtime = ThreadRuntime(shared.work, shared.draining, self._connection, self._attention)
         setattr(self._job, shared.work, only_here(getattr(self._job, shared.work)))
-        context = shared.context(index, self._connection)
-        self._board = context.board
+        self._job.identity = only_here(self._job.identity)  # type: ignore[method-assign]
+        self._board = board
+        context = shared.context(board, self._connection, self._attention.nap)
         self._engine = None if shared.work == "run" else shared.engine(self._job, shared.spec, context)
-        self._sweeper = Sweeper(self._connection, shared.spec.options.inbox_keep) if index == 0 and shared.spec.options.inbox else None
         only_here(self._job.setup)()
 
     def work(self) -> None:
@@ -143,47 +146,30 @@ class Hand:
 
     def _take_and_process(self, engine: Engine) -> None:
         intake, source = self._shared.intake, self._shared.source
-        while (deliveries := intake.take()) is not None:
+        while (deliveries := intake.take(self._attention.behind)) is not None:
+            self._attention.look_up()
+            if deliveries is STIRRED:
+                continue
             if not deliveries:
                 engine.retry_letters()
-            else:
-                rest = engine.process(deliveries)
-                if rest and source is not None:
-                    source.give_back([delivery.seq for delivery in rest])
-            if self._sweeper is not None:
-                self._sweeper.sweep(time.monotonic())
+                continue
+            rest = engine.process(deliveries)
+            if rest and source is not None:
+                source.give_back([delivery.seq for delivery in rest])
 
     def _run_again_and_again(self) -> None:
-        self._shared.activated.wait()
-        draining = self._shared.draining
+        activated, draining = self._shared.activated, self._shared.draining
+        while not activated.is_set():
+            self._attention.nap(None)
         while not draining.is_set():
+            self._attention.look_up()
             try:
                 self._job.run()  # type: ignore[attr-defined]
                 self._board.count("handled")
             except BaseException as error:
                 self._board.count("failed")
                 _tell("run.failed", error)
-            draining.wait(self._shared.spec.options.interval)
-
-
-class Sweeper:
-    """Forgets what is old in the inbox, a chunk between two batches: an idle daemon has nothing new to forget, and stays quiet."""
-
-    def __init__(self, connection: Connection | None, keep: float) -> None:
-        self._connection = connection
-        self._keep = keep
-        self._next = 0.0
-
-    def sweep(self, now: float) -> None:
-        """Do the next chunk when it is due; what goes wrong then is told and changes nothing."""
-        if self._connection is None or now < self._next:
-            return
-        gone = 0
-        try:
-            gone = self._connection.clean(self._keep, CLEAN_AT_ONCE)
-        except Exception as error:
-            _tell("inbox.uncleaned", error)
-        self._next = now + next_clean(gone, CLEAN_AT_ONCE)
+            self._attention.rest(self._shared.spec.options.interval)
 
 
 def connect(store: Store | None) -> Connection | None:
@@ -193,14 +179,14 @@ def connect(store: Store | None) -> Connection | None:
     try:
         return store.connect()
     except Exception as error:
-        raise unavailable(store, error) from error
+        raise_unavailable(store, error)
 
 
-def unavailable(store: Store, error: Exception) -> Exception:
-    """The same error, as UnavailableError where it says that the store is away."""
+def raise_unavailable(store: Store, error: Exception) -> NoReturn:
+    """Raise the same error, as UnavailableError where it says that the store is away."""
     if isinstance(error, UnavailableError) or store.fault(error) not in (Fault.AWAY, Fault.LOST):
-        return error
-    return UnavailableError(f"the store is not to be had: {reason_of(error)}")
+        raise error
+    raise UnavailableError(f"the store is not to be had: {reason_of(error)}") from error
 
 
 def _tell(event: str, error: BaseException) -> None:

@@ -15,7 +15,8 @@ def trace_of(error: BaseException) -> str:
     if isinstance(error, AppError) and error.trace:
         return error.trace
     if isinstance(error, HoldfastError) and not _user_frames(error):
-        return trace_of(error.__cause__) if error.__cause__ is not None else ""  # its message says it all
+        cause = error.__cause__
+        return trace_of(cause) if cause is not None and cause is not error else ""  # its message says it all
     told = traceback.TracebackException.from_exception(error)
     _trim(told)
     return "".join(told.format())

@@ -92,7 +92,7 @@ def _load(channel: Channel, boot: Mapping[str, Any]) -> Generation:
     default_signals()
     gc.collect()
     gc.freeze()
-    say(channel, {"say": "loaded", "jobs": declarations, "default": application.default})
+    say(channel, {"say": "loaded", "jobs": declarations, "default": application.default, "digest": application.digest})
     return Generation(boot, application, unforkable)
 
 

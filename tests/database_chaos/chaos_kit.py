@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +13,8 @@ from typing import Any
 
 import sqlalchemy
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "daemon"))
-
-from crowd import Crowd
-
 from holdfast.testing import DaemonProcess, Proxy, eventually, free_port
+from holdfast.testing.crowd import Crowd
 from holdfast.testing.databases import Databases, query
 
 APP = """
@@ -79,21 +74,6 @@ def table(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
-class Clients(Crowd):
-    """A crowd that notes the longest silence."""
-
-    def __init__(self, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
-        self.last = time.monotonic()
-        self.silence = 0.0
-
-    def _take(self, name: str, answer: bytes, waited: float) -> None:
-        now = time.monotonic()
-        self.silence = max(self.silence, now - self.last)
-        self.last = now
-        super()._take(name, answer, waited)
-
-
 class Trial:
     """A daemon behind a proxy, and its load."""
 
@@ -112,12 +92,12 @@ class Trial:
         self.daemon = DaemonProcess(folder, APP.format(port=self.port, **values), environ=more.get("environ"))
         self.note = ""
 
-    def answered(self, clients: Clients, more: int) -> None:
+    def answered(self, clients: Crowd, more: int) -> None:
         """Until so many more answers have come."""
         wanted = clients.answered + more
         eventually(lambda: clients.answered >= wanted, f"{more} answers", 90)
 
-    def judge(self, fault: str, clients: Clients) -> Result:
+    def judge(self, fault: str, clients: Crowd) -> Result:
         """The oracle: answered TRUE is one row in its final status, and there is no other row."""
         rows = query(self.url, "SELECT name, status, count(*) FROM account GROUP BY name, status")
         count: Counter[str] = Counter()

@@ -12,19 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from chaos_kit import Clients, Result, Trial, every, trial
+from chaos_kit import Result, Trial, every, trial
 
 from holdfast.testing import eventually
+from holdfast.testing.crowd import Crowd
 from holdfast.testing.databases import Databases, query
 
 SERVERS = ("mariadb", "postgresql")
-Harm = Callable[[Trial, Clients, int], None]
+Harm = Callable[[Trial, Crowd, int], None]
 
 
 def repeated(gap: float, harm: Callable[[Trial], None]) -> Harm:
     """Do harm every so many seconds while `rounds` x 300 answers come."""
 
-    def work(one: Trial, clients: Clients, rounds: int) -> None:
+    def work(one: Trial, clients: Crowd, rounds: int) -> None:
         stop = threading.Event()
         thread = every(gap, stop, lambda: harm(one))
         try:
@@ -46,7 +47,7 @@ def _cut_commit(one: Trial) -> None:
     one.proxy.cut_at(b"COMMIT", delivered=next(_turns))
 
 
-def _kill_server(one: Trial, clients: Clients, rounds: int) -> None:
+def _kill_server(one: Trial, clients: Crowd, rounds: int) -> None:
     for _ in range(rounds):
         one.answered(clients, 200)
         one.services.run("kill", one.kind)
@@ -54,7 +55,7 @@ def _kill_server(one: Trial, clients: Clients, rounds: int) -> None:
         one.answered(clients, 200)
 
 
-def _stall(one: Trial, clients: Clients, rounds: int) -> None:
+def _stall(one: Trial, clients: Crowd, rounds: int) -> None:
     """A black hole for longer than a session's limits."""
     for _ in range(rounds):
         one.answered(clients, 200)
@@ -65,7 +66,7 @@ def _stall(one: Trial, clients: Clients, rounds: int) -> None:
     one.note = "paused, then resumed"
 
 
-def _away(one: Trial, clients: Clients, rounds: int) -> None:
+def _away(one: Trial, clients: Crowd, rounds: int) -> None:
     """No connection to be had: the source pauses, status says why, work resumes."""
     for _ in range(rounds):
         one.answered(clients, 200)
@@ -76,7 +77,7 @@ def _away(one: Trial, clients: Clients, rounds: int) -> None:
         one.answered(clients, 200)
 
 
-def _idle(one: Trial, clients: Clients, rounds: int) -> None:
+def _idle(one: Trial, clients: Crowd, rounds: int) -> None:
     """The server has closed the sessions; the next batch succeeds."""
     for _ in range(rounds):
         one.answered(clients, 100)
@@ -94,7 +95,7 @@ def end_sessions(one: Trial) -> None:
             query(one.url, f"KILL {session}")
 
 
-def _slow(one: Trial, clients: Clients, rounds: int) -> None:
+def _slow(one: Trial, clients: Crowd, rounds: int) -> None:
     """Each answer of the database takes 2 s (0.4 s in the short form): memory stays bounded."""
     one.answered(clients, 200)
     ingress = next(p for p in one.daemon.processes() if b"process.py\0ingress\0" in Path(f"/proc/{p}/cmdline").read_bytes())
@@ -113,7 +114,7 @@ def rss(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
-def _kill_workers(one: Trial, clients: Clients, rounds: int) -> None:
+def _kill_workers(one: Trial, clients: Crowd, rounds: int) -> None:
     for _ in range(rounds * 3):
         one.answered(clients, 100)
         for worker in one.daemon.workers()[:1]:
@@ -121,7 +122,7 @@ def _kill_workers(one: Trial, clients: Clients, rounds: int) -> None:
                 one.daemon.kill(worker["pid"], signal.SIGKILL)
 
 
-def _read_only(one: Trial, clients: Clients, rounds: int) -> None:
+def _read_only(one: Trial, clients: Crowd, rounds: int) -> None:
     """The server takes connections and refuses to write: nothing is dead-lettered."""
     base = sqlalchemy.make_url(one.url).database
     if one.kind != "postgresql":
@@ -158,7 +159,7 @@ OPTIONS: dict[str, dict[str, Any]] = {"slow": {"timeout": "60s"}}
 def run(fault: str, kind: str, databases: Databases, services: Any, rounds: int = 1) -> Result:
     """One scenario on one server."""
     with trial(kind, databases, services, **OPTIONS.get(fault, {})) as one:
-        clients = Clients(one.port, reqs=8, window=40, again_after=60.0)
+        clients = Crowd(one.port, reqs=8, window=40, again_after=60.0)
         with clients:
             one.answered(clients, 50)
             SCENARIOS[fault](one, clients, rounds)
@@ -168,7 +169,7 @@ def run(fault: str, kind: str, databases: Databases, services: Any, rounds: int 
 def two_daemons(kind: str, databases: Databases, services: Any, count: int = 600) -> Result:
     """8 threads x 2 processes x 2 daemons on one database, all sent the same identities: each has one effect."""
     with trial(kind, databases, services) as first, trial(kind, _Same(first), services) as second:
-        crowds = [Clients(one.port, reqs=8, window=100, again_after=60.0) for one in (first, second)]
+        crowds = [Crowd(one.port, reqs=8, window=100, again_after=60.0) for one in (first, second)]
         with crowds[0], crowds[1]:
             first.answered(crowds[0], count)
             second.answered(crowds[1], count)
@@ -193,7 +194,7 @@ def fault_points(kind: str, databases: Databases, services: Any, point: str, kil
     """Workers that die at a fault point, again and again, under load."""
     environ = {"HOLDFAST_FAULT": f"{point}:40"}
     with trial(kind, databases, services, environ=environ) as one:
-        clients = Clients(one.port, reqs=4, window=40, again_after=60.0)
+        clients = Crowd(one.port, reqs=4, window=40, again_after=60.0)
         with clients:
             eventually(lambda: restarts(one) >= kills, f"{kills} deaths at {point}", 110)
         one.note = f"{restarts(one)} deaths"

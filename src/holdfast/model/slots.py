@@ -1,0 +1,51 @@
+"""Slots: the places of a job's workers, each wanted for one generation. Pure values of `holdfast.model.fleet`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from holdfast.model.crash_loop import CrashLoop
+from holdfast.model.fleet_events import Plan
+from holdfast.model.life import Life, Worker
+
+QUARANTINE_SLOT = -1
+NOBODY = 0  # the generation of a slot that is not wanted any more
+
+
+@dataclass(slots=True)
+class Slot:
+    """One place in a job: the generation that is wanted there, and who is there."""
+
+    generation: int
+    incumbent: Worker | None = None
+    heir: Worker | None = None
+    recycle: bool = False  # the incumbent is to be replaced, by the same generation
+    deaths: int = 0  # in a row, none of them after a stable time
+    not_before: float = 0.0  # cooling down until then
+
+    def wants_heir(self) -> bool:
+        """Whether somebody else should be where the incumbent is."""
+        one = self.incumbent
+        if one is None or self.heir is not None or one.life is Life.DRAINING:
+            return False
+        return one.generation != self.generation or self.recycle
+
+
+@dataclass(slots=True)
+class JobFleet:
+    """One job: how each generation wants it, and its slots."""
+
+    name: str
+    plans: dict[int, Plan]
+    slots: dict[int, Slot] = field(default_factory=dict)
+    scaled: int | None = None  # slots that an operator asked for
+    removed: bool = False  # no generation that stays has it
+    crashes: CrashLoop = field(default_factory=CrashLoop)
+
+    def plan(self, generation: int) -> Plan:
+        """This generation's plan; of one that is gone already, any."""
+        return self.plans.get(generation) or next(iter(self.plans.values()), Plan(0))
+
+    def ordinary(self) -> dict[int, Slot]:
+        """The slots that are wanted, without quarantine."""
+        return {n: s for n, s in self.slots.items() if n != QUARANTINE_SLOT and s.generation != NOBODY}

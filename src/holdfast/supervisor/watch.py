@@ -1,0 +1,64 @@
+"""Looking after workers by their boards: whose loop does not turn any more, whose time has come."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from holdfast.model import fleet_events as model
+from holdfast.model.life import Life
+from holdfast.supervisor import view
+from holdfast.supervisor.family import Child
+
+if TYPE_CHECKING:
+    from holdfast.supervisor.daemon import Supervisor
+
+HEARTBEATS_MISSED = 3
+
+
+class Watch:
+    """Looks once in a heartbeat; `next_look` is when, in monotonic seconds."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self.next_look = float("inf")
+        self._looked_at = 0.0
+
+    def begin(self, now: float) -> None:
+        """There are workers from here on."""
+        self._looked_at, self.next_look = now, now + self._beat
+
+    def sooner(self, now: float) -> None:
+        """Heartbeats may have become shorter."""
+        self.next_look = min(self.next_look, now + self._beat)
+
+    def end(self) -> None:
+        """Nobody is judged any more."""
+        self.next_look = float("inf")
+
+    def look(self, now: float) -> None:
+        """Whose loop has not turned for three heartbeats, or whose handler is over its limit without a word, is hung.
+
+        If this look itself comes late (the machine slept, we were stopped), nobody is judged this time.
+        """
+        late = now - self._looked_at > 2 * self._beat
+        self._looked_at, self.next_look = now, now + self._beat
+        if late:
+            return
+        for child in self._supervisor.family.of("worker"):
+            worker = self._supervisor.fleet.workers.get(child.id)
+            if worker is None or worker.life is not Life.ACTIVE or child.id in self._supervisor.effects.kills:
+                continue
+            reading = view.reading(child, now)
+            silent = now - max(reading.heartbeat_ns / view.NS, worker.since)
+            if silent > HEARTBEATS_MISSED * self._beat_of(child):
+                self._supervisor.decide(model.Hung(child.id, f"its loop has not turned for {silent:.1f} s"))
+
+    @property
+    def _beat(self) -> float:
+        return min(
+            (job.options.heartbeat for one in self._supervisor.generations.known.values() for job in one.jobs.values()), default=10.0
+        )
+
+    def _beat_of(self, child: Child) -> float:
+        generation = self._supervisor.generations.of(child)
+        return generation.jobs[child.job].options.heartbeat if generation is not None else self._beat
