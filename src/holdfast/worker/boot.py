@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import mmap
 import os
 import socket
@@ -240,5 +241,8 @@ def preload() -> None:
     import holdfast.worker.engine
 
     holdfast.stores.sqlite.warm_up()
+    for module in ("holdfast.stores.mysql", "holdfast.stores.postgresql"):
+        with contextlib.suppress(ImportError):  # whoever has installed the driver uses it
+            importlib.import_module(module)
     with contextlib.suppress(ImportError):
         import yaml  # noqa: F401

@@ -200,7 +200,7 @@ def connect(store: Store | None) -> Connection | None:
 
 def raise_unavailable(store: Store, error: Exception) -> NoReturn:
     """Raise the same error, as UnavailableError where it says that the store is away."""
-    if isinstance(error, UnavailableError) or store.fault(error) is not Fault.AWAY:
+    if isinstance(error, UnavailableError) or store.fault(error) not in (Fault.AWAY, Fault.LOST):
         raise error
     raise UnavailableError(f"the store is not to be had: {reason_of(error)}") from error
 
