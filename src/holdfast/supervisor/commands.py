@@ -130,7 +130,7 @@ class Commands:
             handler(fd, request)
 
     def _do_status(self, fd: int, _request: dict[str, Any]) -> None:
-        self._answer(fd, {"exit": 0, "result": {**self._supervisor.status(), **self._supervisor.ground.guarding()}})
+        self._answer(fd, {"exit": 0, "result": self._supervisor.status()})
 
     def _do_wait(self, fd: int, _request: dict[str, Any]) -> None:
         verdict = self._supervisor.verdict
