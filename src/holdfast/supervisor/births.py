@@ -35,7 +35,7 @@ class Births:
         child, theirs = self._family.expect(child_id, "prepare" if role == "prepare" else "worker", job, now)
         child.generation = generation.number
         child.facts["settings"] = generation.settings_version
-        limits = child.facts["limits"] = recycling.draw(options, max(slot, 0), max(options.processes, 1), random.random())
+        limits = child.limits = recycling.draw(options, max(slot, 0), max(options.processes, 1), random.random())
         most = limits.messages if role == "worker" else 0
         named: dict[str, int] = {"spec": self._spec(generation, child_id, role, job, options, most), "channel": theirs.fileno(), "log": log}
         sockets = [theirs]

@@ -17,6 +17,7 @@ from typing import Any
 
 from holdfast.linux import process
 from holdfast.linux.channel import Channel, Packet
+from holdfast.model.recycling import Limits
 from holdfast.supervisor import offspring
 from holdfast.supervisor.loop import Loop
 from holdfast.telemetry import events
@@ -38,6 +39,8 @@ class Child:
     board: memoryview | None = None
     started: float = 0.0
     attached: bool = False  # the ingress knows it
+    limits: Limits | None = None  # beyond which it is replaced
+    fresh_rss: int = 0  # bytes that it had when it became active
     facts: dict[str, Any] = field(default_factory=dict)
 
     def kill(self, number: int) -> None:

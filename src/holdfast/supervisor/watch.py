@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from holdfast.linux import process
 from holdfast.model import fleet_events as model
 from holdfast.model.life import Life
-from holdfast.model.recycling import Limits
 from holdfast.supervisor import view
 from holdfast.supervisor.family import Child
 from holdfast.telemetry import events
@@ -61,20 +60,19 @@ class Watch:
     def activated(self, worker: str) -> None:
         """What a fresh worker takes is what its growth is measured by."""
         child = self._supervisor.family.members.get(worker)
-        if child is None:
+        if child is None or child.limits is None:
             return
-        fresh, limits = process.rss_bytes(child.pid), child.facts["limits"]
-        child.facts["fresh_rss"] = fresh
-        if limits.hopeless(fresh):
+        fresh = child.fresh_rss = process.rss_bytes(child.pid)
+        if child.limits.hopeless(fresh):
             text = f"a fresh worker takes {fresh >> 20} MiB already, more than max_rss: it is left alone"
             events.log("worker.large", text, level="warning", job=child.job, worker=worker)
 
     def _look_at_limits(self, child: Child, age: float) -> None:
         """Whose time has come gets an heir."""
-        limits: Limits = child.facts["limits"]
-        if not limits.age_s and not limits.max_rss:
+        limits = child.limits
+        if limits is None or not (limits.age_s or limits.max_rss):
             return
-        reason = limits.reason(age, process.rss_bytes(child.pid), child.facts.get("fresh_rss", 0))
+        reason = limits.reason(age, process.rss_bytes(child.pid), child.fresh_rss)
         if reason:
             self._supervisor.decide(model.Replace(child.id, reason))
 
