@@ -87,6 +87,21 @@ def parent(pid: int) -> int | None:
     return int(fields[1]) if fields else None
 
 
+def session(pid: int) -> int | None:
+    """The session it belongs to; None when there is no such process."""
+    fields = _stat(pid)
+    return int(fields[3]) if fields else None
+
+
+def has_mark(pid: int, mark: str) -> bool:
+    """Whether it was executed with `NAME=value` in its environment."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return mark.encode() in file.read().split(b"\0")
+    except OSError:
+        return False
+
+
 def children(pid: int) -> list[int]:
     """PIDs of the children of all threads of this process."""
     found: list[int] = []

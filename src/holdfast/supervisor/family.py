@@ -22,6 +22,8 @@ from holdfast.supervisor import offspring
 from holdfast.supervisor.loop import Loop
 from holdfast.telemetry import events
 
+WORKER_MARK = "HOLDFAST_WORKER"  # in the environment of what a worker executes
+
 
 @dataclass(slots=True)
 class Child:
@@ -122,6 +124,13 @@ class Family:
         """Children of this process that are none of ours: helpers that user code has left behind."""
         known = {child.pid for child in self.members.values()}
         return [pid for pid in process.children(os.getpid()) if pid not in known]
+
+    def left_by(self, child: Child) -> list[int]:
+        """Strays that this child, which has ended, has left: those of its session, and those executed with its mark.
+
+        Others are left alone, since they may be a living worker's.
+        """
+        return [pid for pid in self.strays() if process.session(pid) == child.pid or process.has_mark(pid, f"{WORKER_MARK}={child.id}")]
 
     def _add(self, child: Child) -> None:
         self.members[child.id] = child

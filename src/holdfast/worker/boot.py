@@ -96,6 +96,7 @@ def _narrow(boot: Boot) -> None:
     """A quarantine worker handles one message at a time, alone."""
     if boot.spec.role == "quarantine":
         boot.spec = dataclasses.replace(boot.spec, options=dataclasses.replace(boot.spec.options, threads=1, batch=1))
+    os.environ["HOLDFAST_WORKER"] = boot.spec.id  # what it executes and leaves behind is known by this
     boot.fault = fault_points(os.environ.get("HOLDFAST_FAULT", ""))
 
 
