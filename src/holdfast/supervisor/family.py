@@ -18,7 +18,9 @@ from typing import Any
 from holdfast.linux import process
 from holdfast.linux.channel import Channel, Packet
 from holdfast.supervisor import offspring
+from holdfast.supervisor.boards import Memory
 from holdfast.supervisor.loop import Loop
+from holdfast.supervisor.state import ChildState
 from holdfast.telemetry import events
 
 
@@ -27,14 +29,14 @@ class Child:
     """One process of ours. `pid` is 0 until the zygote has told it."""
 
     id: str
-    kind: str  # logger, ingress, zygote, twin, prepare, worker
+    kind: str  # logger, ingress, zygote, twin, prepare, worker, check
     channel: Channel
     job: str = ""
     generation: int = 0  # of the application's code; 0 for what runs none
     pid: int = 0
     pidfd: int = -1
     log: int = -1  # our copy of the read end of its log pipe
-    board: memoryview | None = None
+    board: Memory | None = None
     started: float = 0.0
     attached: bool = False  # the ingress knows it
     facts: dict[str, Any] = field(default_factory=dict)
@@ -43,6 +45,40 @@ class Child:
         """Send a signal; nothing happens when it is gone."""
         if self.pidfd >= 0:
             process.pidfd_kill(self.pidfd, number)
+
+    def state(self) -> ChildState:
+        """It, for the next program."""
+        board = self.board.fd if self.board is not None else -1
+        return ChildState(
+            id=self.id,
+            kind=self.kind,
+            channel=self.channel.fileno(),
+            job=self.job,
+            generation=self.generation,
+            pid=self.pid,
+            log=self.log,
+            board=board,
+            started=self.started,
+            attached=self.attached,
+            facts=self.facts,
+        )
+
+    @classmethod
+    def of(cls, state: ChildState) -> Child:
+        """What the program before knew of it; the pidfd is to be opened."""
+        return cls(
+            state.id,
+            state.kind,
+            Channel.from_fd(state.channel),
+            job=state.job,
+            generation=state.generation,
+            pid=state.pid,
+            log=state.log,
+            board=Memory.of(state.board) if state.board >= 0 else None,
+            started=state.started,
+            attached=state.attached,
+            facts=state.facts,
+        )
 
 
 class Family:
@@ -61,9 +97,9 @@ class Family:
         self._on_change = on_change
         self.members: dict[str, Child] = {}
 
-    def of(self, kind: str) -> list[Child]:
-        """Children of one kind, the oldest first."""
-        return [child for child in self.members.values() if child.kind == kind]
+    def of(self, *kinds: str) -> list[Child]:
+        """Children of these kinds, the oldest first."""
+        return [child for child in self.members.values() if child.kind in kinds]
 
     def one(self, kind: str) -> Child | None:
         """The newest child of this kind."""
@@ -119,6 +155,19 @@ class Family:
         known = {child.pid for child in self.members.values()}
         return [pid for pid in process.children(os.getpid()) if pid not in known]
 
+    def state(self) -> list[ChildState]:
+        """Who is there, for the next program."""
+        return [child.state() for child in self.members.values()]
+
+    def restore(self, states: list[ChildState]) -> None:
+        """Be the family again. Who has died meanwhile is not reaped yet, so each PID is its own."""
+        for state in states:
+            child = Child.of(state)
+            self._add(child)
+            if child.pid:
+                child.pidfd = os.pidfd_open(child.pid)
+                self._loop.watch(child.pidfd, lambda child=child: self._ended(child))  # type: ignore[misc]
+
     def _add(self, child: Child) -> None:
         self.members[child.id] = child
         self._loop.watch(child.channel.fileno(), lambda: self._heard(child))
@@ -158,6 +207,8 @@ class Family:
             if fd >= 0:
                 self._loop.forget(fd)
                 os.close(fd)
+        if child.board is not None:
+            child.board.close()
 
     def _changed(self) -> None:
         self._on_change([child.pid for child in self.members.values() if child.pid])
