@@ -23,6 +23,7 @@ class Builds:
     def make(self, version: str) -> Path:
         """Another build, which calls itself by this version; the folder of its package."""
         home = self.folder / version
+        self.folder.mkdir(parents=True, exist_ok=True)
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
         site = Path(sysconfig.get_path("purelib", "venv", {"base": str(home), "platbase": str(home)}))
         package = site / "holdfast"
