@@ -13,6 +13,7 @@ import sys
 _KINDS = {
     "supervisor": "holdfast.supervisor.main",
     "guard": "holdfast.supervisor.guard",
+    "check": "holdfast.supervisor.check",
     "logger": "holdfast.telemetry.logger",
     "ingress": "holdfast.ingress.main",
     "zygote": "holdfast.worker.zygote",

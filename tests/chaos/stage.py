@@ -6,11 +6,12 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from holdfast.testing.builds import Builds
 from holdfast.testing.crowd import Crowd, Row
 from holdfast.testing.daemon import DaemonProcess, eventually, free_port
 
@@ -53,6 +54,7 @@ class Stage:
 
     def __init__(self, daemon: DaemonProcess, crowd: Crowd, port: int, plan: Plan, every: float, more: str) -> None:
         self.daemon, self.crowd, self.port, self.plan = daemon, crowd, port, plan
+        self.builds: Builds | None = None
         self.done = 0
         self.notes: list[str] = []
         self.pid = daemon.pid
@@ -104,6 +106,19 @@ class Stage:
         else:
             self._marks.append((time.monotonic(), version))
 
+    def upgrade(self, version: int, build: str) -> None:
+        """Have this build of Holdfast take over, and this version of the application."""
+        assert self.builds is not None
+        self._newest = version
+        self.builds.use(build)
+        answer = self.daemon.ask("upgrade")
+        if answer["exit"]:
+            self.complain(f"upgrade {self.done}: {answer.get('error')}")
+        elif self.daemon.status()["version"] != build:
+            self.complain(f"upgrade {self.done}: version {self.daemon.status()['version']} instead of {build}")
+        else:
+            self._marks.append((time.monotonic(), version))
+
     def refused(self, why: str) -> None:
         """Reload, which must be refused and replace nobody."""
         before = {worker["pid"] for worker in self.daemon.workers()}
@@ -141,6 +156,9 @@ def play(scenario: ModuleType, plan: Plan) -> Row:
     more, port = getattr(scenario, "MORE", IDENTITY), free_port()
     app = APP.format(version=1, port=port, folder=folder, more=more)
     daemon = DaemonProcess(folder, app, toml=getattr(scenario, "TOML", ""))
+    builds = _builds(folder / "builds", getattr(scenario, "BUILDS", ()))
+    if builds is not None:
+        daemon.python = builds.python
     for name, text in getattr(scenario, "FILES", {}).items():
         (folder / name).write_text(text)
     told = daemon.run("start", *(["--guard"] if getattr(scenario, "GUARDED", False) else []))
@@ -150,12 +168,23 @@ def play(scenario: ModuleType, plan: Plan) -> Row:
         with crowd:
             eventually(lambda: crowd.answered > 20, "the load has begun")
             stage = Stage(daemon, crowd, port, plan, scenario.EVERY, more)
+            stage.builds = builds
             scenario.disturb(stage)
             if not getattr(scenario, "GUARDED", False) and daemon.pid != stage.pid:
                 stage.complain(f"the PID was {stage.pid} and is {daemon.pid}")
     finally:
         stopped = daemon.run("stop")
     return _row(scenario, stage, stopped.returncode)
+
+
+def _builds(folder: Path, versions: Sequence[str]) -> Builds | None:
+    if not versions:
+        return None
+    builds = Builds(folder)
+    for version in versions:
+        builds.make(version)
+    builds.use(versions[0])
+    return builds
 
 
 def _row(scenario: ModuleType, stage: Stage, stopped: int) -> Row:

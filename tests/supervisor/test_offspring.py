@@ -4,6 +4,7 @@ import json
 import os
 import select
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,18 +26,18 @@ print(json.dumps({"argv": sys.argv[1:], "sid": os.getsid(0), "pid": os.getpid(),
 
 
 @pytest.fixture
-def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def probe(tmp_path: Path) -> offspring.Program:
     tmp_path.chmod(0o755)
     path = tmp_path / "probe.py"
     path.write_text(PROBE)
     path.chmod(0o644)
-    monkeypatch.setattr(offspring, "ENTRY", str(path))
-    return path
+    return offspring.Program(sys.executable, str(path))
 
 
-def _run(identity: privileges.Identity | None) -> tuple[dict[str, object], process.Exit]:
+def _run(probe: offspring.Program, identity: privileges.Identity | None) -> tuple[dict[str, object], process.Exit]:
     read, write = os.pipe()
-    child = offspring.start(offspring.Launch("probe", {}, "/", 0o077, os.environ, identity, write, offspring.STANDARD_LIBRARY_ONLY))
+    flags = offspring.STANDARD_LIBRARY_ONLY
+    child = offspring.start(offspring.Launch("probe", {}, "/", 0o077, os.environ, identity, write, flags, program=probe))
     os.close(write)
     with os.fdopen(read) as output:
         text = output.read()
@@ -47,11 +48,11 @@ def _run(identity: privileges.Identity | None) -> tuple[dict[str, object], proce
     return (json.loads(text) if ended.status == 0 else {"text": text}), ended
 
 
-def test_a_child_is_clean(probe: Path) -> None:
+def test_a_child_is_clean(probe: offspring.Program) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        seen, _ = _run(None)
+        seen, _ = _run(probe, None)
     finally:
         signal.signal(signal.SIGHUP, ignored)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -65,10 +66,10 @@ def test_a_child_is_clean(probe: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has something to drop")
-def test_a_child_of_root_has_nothing_of_root(probe: Path) -> None:
-    for folder in (probe.parent, *probe.parent.parents):
+def test_a_child_of_root_has_nothing_of_root(probe: offspring.Program) -> None:
+    for folder in Path(probe.entry).parents:
         folder.chmod(folder.stat().st_mode | 0o011) if folder.owner() == "root" and str(folder).startswith("/tmp/pytest") else None
-    seen, _ = _run(privileges.look_up("nobody"))
+    seen, _ = _run(probe, privileges.look_up("nobody"))
     nobody = str(privileges.look_up("nobody").uid)
     assert set(seen["Uid"]) == {nobody}  # type: ignore[call-overload]
     assert "0" not in [*seen["Gid"], *seen["Groups"]]  # type: ignore[misc]
@@ -76,9 +77,9 @@ def test_a_child_of_root_has_nothing_of_root(probe: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has something to drop")
-def test_a_child_that_cannot_drop_runs_nothing(probe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_cannot_drop_runs_nothing(probe: offspring.Program, monkeypatch: pytest.MonkeyPatch) -> None:
     identity = privileges.look_up("nobody")
     monkeypatch.setattr(privileges.os, "setgroups", lambda _groups: None)
-    seen, ended = _run(privileges.Identity("nobody", identity.uid, identity.gid, (12345,), "/"))
+    seen, ended = _run(probe, privileges.Identity("nobody", identity.uid, identity.gid, (12345,), "/"))
     assert ended.status == 70
     assert "privileges were not dropped" in str(seen["text"])

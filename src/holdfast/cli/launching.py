@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
-import holdfast
 from holdfast.cli import output
 from holdfast.cli.command import Call
 from holdfast.cli.preflight import Ground
@@ -112,7 +111,6 @@ def _boot(call: Call, *, foreground: bool, guarding: dict[str, Any]) -> int:
         "cwd": call.cwd,
         "foreground": foreground,
         "environ": dict(call.environ),
-        "version": holdfast.__version__,
         "guarding": guarding,
     }
     return to_memfd("supervisor-boot", json.dumps(document).encode())

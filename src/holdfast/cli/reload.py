@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from holdfast.cli import output
 from holdfast.cli.command import Call, Command
 from holdfast.cli.following import ask
 from holdfast.control.client import Answer
 from holdfast.errors import AppError, RefusedError
+from holdfast.model.options import DaemonOptions
 
 #: Seconds without a word, not of the whole reload: a slow worker is given its own limits by the daemon.
 _SILENCE = 600.0
@@ -17,20 +20,30 @@ _SILENCE = 600.0
 def run(arguments: argparse.Namespace, call: Call) -> int:
     """Ask for it and wait for the verdict."""
     options = call.whereabouts()
-    message = {"verb": "reload", **({"settings": True} if arguments.settings else {})}
+    answer = verdict(options, {"verb": "reload", **({"settings": True} if arguments.settings else {})})
+    return _conclude(answer, options.name, as_json=arguments.json)
+
+
+def verdict(options: DaemonOptions, message: Mapping[str, Any]) -> Answer:
+    """Ask for a change and wait until it is decided."""
     try:
         answer = ask(options, message, _SILENCE)
     except TimeoutError:
         raise AppError(f"{options.name} has not come to a verdict in {_SILENCE:g} s", remedy="see 'status' and the log") from None
     if answer is None:
         raise AppError(f"{options.name} ended before it could tell the verdict", remedy="see 'status' and the log")
-    return _conclude(answer, options.name, as_json=arguments.json)
+    return answer
+
+
+def say_json(answer: Answer) -> None:
+    """The verdict for programs."""
+    output.say_json({key: value for key, value in answer.items() if key != "result"} | answer.get("result", {}))
 
 
 def _conclude(answer: Answer, name: str, *, as_json: bool) -> int:
     status = int(answer["exit"])
     if as_json:
-        output.say_json({key: value for key, value in answer.items() if key != "result"} | answer.get("result", {}))
+        say_json(answer)
     elif status:
         error = RefusedError(f"{answer.get('error', 'refused')}; {name} runs on as it was")
         output.complain(AppError(str(error), trace=str(answer.get("trace", ""))))

@@ -75,6 +75,11 @@ class ControlServer:
         self._watch = watch
         self.clients: dict[int, Client] = {}
 
+    def adopt(self, client: Client) -> None:
+        """Take over a connection of the program that was here before."""
+        self.clients[client.socket.fileno()] = client
+        self._watch(client.socket.fileno(), bool(client.unsent))
+
     def accept(self, now: float) -> None:
         """Take every connection that waits."""
         while True:

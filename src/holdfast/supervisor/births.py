@@ -12,14 +12,14 @@ from holdfast.linux.channel import to_memfd
 from holdfast.model import board, recycling
 from holdfast.model.options import JobOptions
 from holdfast.model.spec import Role, WorkerSpec
-from holdfast.supervisor import boards
+from holdfast.supervisor.boards import Memory
 from holdfast.supervisor.entries import Entries
 from holdfast.supervisor.family import Child, Family
 from holdfast.supervisor.generation import Generation
 
 
 class Births:
-    """Asks zygotes for children. Every descriptor that is handed over is closed here."""
+    """Asks zygotes for children. Every descriptor that is handed over is closed here, but the board's."""
 
     def __init__(self, family: Family, entries: Entries) -> None:
         self._family = family
@@ -41,14 +41,13 @@ class Births:
         sockets = [theirs]
         if role != "prepare":
             named["stacks"] = child.stacks = os.memfd_create("stacks", os.MFD_CLOEXEC)
-            named["board"], child.board = boards.make("board", board.size(options.threads or 1, options.batch))
+            child.board = Memory.make("board", board.size(options.threads or 1, options.batch))
+            named["board"] = child.board.fd
             if job in self._entries.jobs():
                 sockets.append(self._attach(child, role))
                 named["data"] = sockets[-1].fileno()
         told = zygote.channel.send({"do": "spawn", "id": child_id, "fds": list(named)}, list(named.values()))
-        for name in ("spec", "board"):
-            if name in named:
-                os.close(named[name])
+        os.close(named["spec"])
         for one in sockets:
             one.close()
         return child if told else None

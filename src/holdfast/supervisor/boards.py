@@ -12,12 +12,29 @@ from holdfast.model import board
 _F_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 
-def make(name: str, size: int) -> tuple[int, memoryview]:
-    """A memfd of this size, sealed so that no child can cut it off under us, and our view of it. The descriptor is the caller's."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, size)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _F_SEALS)
-    return fd, memoryview(mmap.mmap(fd, size))
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A piece of shared memory: its descriptor, to be handed over, and our view of it, which stays when the descriptor is closed."""
+
+    fd: int
+    view: memoryview
+
+    @classmethod
+    def make(cls, name: str, size: int) -> Memory:
+        """A memfd of this size, sealed so that no child can cut it off under us."""
+        fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _F_SEALS)
+        return cls.of(fd)
+
+    @classmethod
+    def of(cls, fd: int) -> Memory:
+        """That which has this descriptor."""
+        return cls(fd, memoryview(mmap.mmap(fd, os.fstat(fd).st_size)))
+
+    def close(self) -> None:
+        """Hand it over to nobody any more."""
+        os.close(self.fd)
 
 
 @dataclass(slots=True)

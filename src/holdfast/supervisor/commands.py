@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from typing import Any
 
-from holdfast.control.server import ControlServer, bind
+from holdfast.control.server import Client, ControlServer, bind
 from holdfast.linux.privileges import as_user
 from holdfast.model import fleet_events as model
 from holdfast.supervisor.daemon import Supervisor
 from holdfast.supervisor.reload import Asker
 from holdfast.supervisor.report import Report
+from holdfast.supervisor.state import ClientState, ServerState
 from holdfast.telemetry import events
 
 
@@ -35,8 +37,35 @@ class Commands:
         ground = self._supervisor.ground
         with as_user(ground.identity):
             listener = bind(ground.instance.run_dir, ground.instance.name)
-        self._server = ControlServer(listener, frozenset({0, os.geteuid()}), self._asked, self._watch)
+        self._serve_at(listener)
+
+    def _serve_at(self, listener: socket.socket) -> ControlServer:
+        server = self._server = ControlServer(listener, frozenset({0, os.geteuid()}), self._asked, self._watch)
         self._supervisor.loop.watch(listener.fileno(), self._accept)
+        return server
+
+    def state(self) -> ServerState:
+        """The control socket and all who are connected, for the next program."""
+        assert self._server is not None
+        clients = [
+            ClientState(fd, one.deadline, bytes(one.received), bytes(one.unsent), one.asked, one.finished)
+            for fd, one in self._server.clients.items()
+        ]
+        return ServerState(self._server.listener.fileno(), clients, self._interrupts)
+
+    def restore(self, state: ServerState, supervisor: Supervisor) -> None:
+        """Go on serving the same connections. Signals are not taken yet."""
+        self._supervisor, self._interrupts, self._reported = supervisor, state.interrupts, True
+        server = self._serve_at(_socket(state.listener))
+        for one in state.clients:
+            client = Client(_socket(one.fd), one.deadline, bytearray(one.received), bytearray(one.unsent), one.asked, one.finished)
+            server.adopt(client)
+
+    def asker(self, fd: int) -> Asker:
+        """Whoever is connected there; -1 is a signal."""
+        if fd < 0:
+            return Asker()
+        return Asker(lambda text: self._answer(fd, {"progress": text}), lambda answer: self._answer(fd, answer), fd)
 
     def next_deadline(self) -> float | None:
         """When somebody has been silent for too long."""
@@ -74,11 +103,11 @@ class Commands:
         elif number == signal.SIGUSR1:
             self._supervisor.logs.reopen()
         elif number == signal.SIGHUP:
-            self._supervisor.reloads.ask(Asker(lambda _text: None, lambda _answer: None))
+            self._supervisor.reloads.ask(Asker())
         elif number in (signal.SIGTTIN, signal.SIGTTOU):
             self._scale_by(1 if number == signal.SIGTTIN else -1)
         elif number == signal.SIGUSR2:
-            events.log("signal.ignored", "SIGUSR2: this version cannot do that yet; use 'restart'", level="warning")
+            self._supervisor.reloads.ask_upgrade(Asker())
 
     def _scale_by(self, difference: int) -> None:
         """TTIN and TTOU: one worker more or less, where it is clear of which job."""
@@ -158,8 +187,13 @@ class Commands:
         if supervisor.state != "running":
             self._answer(fd, {"exit": 1, "error": f"the daemon is {supervisor.state}"})
             return
-        asker = Asker(lambda text: self._answer(fd, {"progress": text}), lambda answer: self._answer(fd, answer))
-        supervisor.reloads.ask(asker, settings_only=bool(request.get("settings")))
+        supervisor.reloads.ask(self.asker(fd), settings_only=bool(request.get("settings")))
+
+    def _do_upgrade(self, fd: int, _request: dict[str, Any]) -> None:
+        if self._supervisor.state != "running":
+            self._answer(fd, {"exit": 1, "error": f"the daemon is {self._supervisor.state}"})
+            return
+        self._supervisor.reloads.ask_upgrade(self.asker(fd))
 
     def _do_scale(self, fd: int, request: dict[str, Any]) -> None:
         job, processes = request.get("job"), request.get("processes")
@@ -174,3 +208,9 @@ class Commands:
     def _do_retry_letters(self, fd: int, request: dict[str, Any]) -> None:
         told = self._supervisor.retry_letters(str(request.get("job")))
         self._answer(fd, {"exit": 0, "result": {}} if told else {"exit": 1, "error": "no worker of this job is active"})
+
+
+def _socket(fd: int) -> socket.socket:
+    found = socket.socket(fileno=fd)
+    found.setblocking(False)
+    return found

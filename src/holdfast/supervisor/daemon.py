@@ -10,7 +10,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import AppError, HoldfastError, UnavailableError
 from holdfast.linux.channel import Packet
@@ -42,10 +42,19 @@ from holdfast.supervisor.stacks import Stacks
 from holdfast.supervisor.watch import Watch
 from holdfast.telemetry import events
 
+if TYPE_CHECKING:
+    from holdfast.supervisor.succession import Succession
+
 Answer = dict[str, Any]
 Read = Callable[[], tuple[Inputs, DaemonOptions, str | None]]
 GONE = 2.0  # seconds in which a process that has nothing more to do is gone
+RUNNING = Step("", lambda: None, lambda: False)
 RESPAWN = 1.0  # a twin or a logger is not replaced more often than once in so many seconds
+
+
+def jitter() -> float:
+    """A factor around 1."""
+    return random.uniform(0.8, 1.2)
 
 
 class Supervisor:
@@ -76,14 +85,14 @@ class Supervisor:
         hearing = Hearing(self)
         self.family = Family(loop, hearing.heard, hearing.ended, ground.instance.write_children)
         self.logs = LogPipes(self.family, ground)
-        self.fleet = Fleet(jitter=lambda: random.uniform(0.8, 1.2))
+        self.fleet = Fleet(jitter=jitter)
         self.generations = Generations(self, first)
         self.entries = Entries(ground.identity)
         self.births = Births(self.family, self.entries)
         self.totals: dict[str, Totals] = {}
         self.told: set[str] = set()  # which answers of the ingress have come
-        self._numbers = 0
-        self._settings_numbers = 0
+        self.numbers = 0
+        self.settings_numbers = 0
         self.respawns: dict[str, float] = {}  # kind -> when
         self.watch = Watch(self)
         self.stacks = Stacks(self)
@@ -92,6 +101,7 @@ class Supervisor:
         self._loading = Loading(self, first, self._time_left, self._late)
         self.reloads = Reloads(self)
         self._agenda = Agenda(self._start_steps(), lambda name: on_progress(name) if name else None)
+        self.succession: Succession
         self.stop_at: float | None = None
         self.ending_logger = False
 
@@ -150,7 +160,7 @@ class Supervisor:
             *self._loading.steps(),
             Step("starting workers", self._launch, self.fleet.ready, left, self._late),
             Step("opening", self._open, lambda: True),
-            Step("", lambda: None, lambda: False),
+            RUNNING,
         ]
 
     def _stop_steps(self) -> list[Step]:
@@ -161,7 +171,7 @@ class Supervisor:
                 lambda: "drained" in self.told or not self.family.of("ingress"),
                 self._intake_left,
             ),
-            Step("draining workers", self._drain_workers, lambda: self.fleet.stopped() and not self.family.of("prepare")),
+            Step("draining workers", self._drain_workers, lambda: self.fleet.stopped() and not self.family.of("prepare", "check")),
             Step("ending the ingress", lambda: self._leave("ingress"), self._none("ingress"), lambda: GONE, lambda: self._kill("ingress")),
             Step(
                 "ending the zygotes", self._leave_zygotes, self._none("zygote", "twin"), lambda: GONE, lambda: self._kill("zygote", "twin")
@@ -216,6 +226,12 @@ class Supervisor:
         """How the start went; None while it goes on, or goes wrong and is not cleaned up yet."""
         return self._verdict if self.state == "running" or self.done is not None else None
 
+    def resume(self, started: float) -> None:
+        """Go on where the program before has stopped: everything is restored."""
+        self.state, self.started = "running", started
+        self._verdict = {"exit": 0, "pid": self.ground.pid}
+        self._agenda = Agenda([RUNNING], lambda _name: None)
+
     # --- stop
 
     def stop(self, *, now: bool = False, timeout: float | None = None, then: Callable[[], None] | None = None) -> None:
@@ -249,8 +265,7 @@ class Supervisor:
 
     def _drain_workers(self) -> None:
         assert self.stop_at is not None
-        for child in self.family.of("prepare"):
-            child.kill(signal.SIGKILL)
+        self._kill("prepare", "check")
         self.decide(model.Stop(max(0.0, self.stop_at - time.monotonic())))
 
     def _leave(self, *kinds: str) -> None:
@@ -305,8 +320,8 @@ class Supervisor:
 
     def next_settings_id(self) -> int:
         """A number for one handing out of settings."""
-        self._settings_numbers += 1
-        return self._settings_numbers
+        self.settings_numbers += 1
+        return self.settings_numbers
 
     def catch_up_settings(self) -> None:
         """Workers that were born with older settings get those that count now."""
@@ -325,7 +340,7 @@ class Supervisor:
         """Start an ingress and tell it of every door."""
         tally = self.entries.begin()
         boot = {"epoch": self.entries.epoch, "stop_timeout": self.options.stop_timeout, "log_level": self.options.log_level}
-        ingress = self.execute("ingress", self.ground.launch("ingress", boot, "/", fds={"tally": tally}), closing=tally)
+        ingress = self.execute("ingress", self.ground.launch("ingress", boot, "/", fds={"tally": tally}))
         self.entries.introduce(ingress, self.entries.doors.values())
 
     def tell_ingress(self, packet: Packet) -> bool:
@@ -351,13 +366,13 @@ class Supervisor:
 
     # --- small things
 
-    def execute(self, kind: str, launch: Launch, closing: int = -1) -> Child:
-        """Start a process of ours; `closing` is a descriptor that is the child's from then on."""
-        return self.logs.execute(self.name(kind), launch, closing)
+    def execute(self, kind: str, launch: Launch) -> Child:
+        """Start a process of ours."""
+        return self.logs.execute(self.name(kind), launch)
 
     def name(self, kind: str) -> str:
-        self._numbers += 1
-        return f"{kind}.{self._numbers}"
+        self.numbers += 1
+        return f"{kind}.{self.numbers}"
 
     def jobs(self) -> dict[str, JobConfig]:
         """All that run: those of the generation that serves, and new ones that are being rolled out."""

@@ -12,6 +12,7 @@ from holdfast.model import fleet_events as model
 from holdfast.model.spec import Role
 from holdfast.supervisor.generation import Generation
 from holdfast.supervisor.reload import Reload
+from holdfast.supervisor.state import EffectsState
 from holdfast.telemetry import events
 
 if TYPE_CHECKING:
@@ -140,6 +141,14 @@ class Effects:
         self._supervisor.entries.give_up(doors)
         if not told:
             self.decide(model.Retire(job))
+
+    def state(self) -> EffectsState:
+        """What is under way, for the next program."""
+        return EffectsState(self.kills, self._removing)
+
+    def restore(self, state: EffectsState) -> None:
+        """Go on with it."""
+        self.kills, self._removing = state.kills, state.removing
 
     def nothing_to_remove(self) -> bool:
         """Whether the jobs that are not wanted any more are gone."""

@@ -18,9 +18,10 @@ from holdfast.model import tally
 from holdfast.model.job_options import JobConfig
 from holdfast.model.options import JobOptions
 from holdfast.model.urls import SourceAddress
-from holdfast.supervisor import boards
+from holdfast.supervisor.boards import Memory
 from holdfast.supervisor.family import Child
 from holdfast.supervisor.listeners import bind_tcp, bind_unix
+from holdfast.supervisor.state import DoorState, EntriesState
 
 _LIMITS = ("in_flight", "in_flight_bytes", "in_flight_per_client", "max_message", "max_clients", "crash_limit")
 
@@ -46,6 +47,19 @@ class Door:
             return address.endpoint
         return f"{address.endpoint.rpartition(':')[0]}:{self.listener.getsockname()[1]}"
 
+    def state(self) -> DoorState:
+        """It, for the next program."""
+        listener = self.listener.fileno() if self.listener is not None else -1
+        return DoorState(self.id, self.job, self.row, self.address, dict(self.limits), listener)
+
+    @classmethod
+    def of(cls, state: DoorState) -> Door:
+        """What the program before had bound."""
+        listener = socket.socket(fileno=state.listener) if state.listener >= 0 else None
+        if listener is not None:
+            listener.setblocking(False)
+        return cls(state.id, state.job, state.row, state.address, state.limits, listener)
+
     def packet(self) -> dict[str, Any]:
         """What the ingress is told of it."""
         return {
@@ -69,7 +83,7 @@ class Entries:
         self.doors: dict[str, Door] = {}
         self.listening: set[str] = set()  # doors that the ingress has opened
         self.epoch = 0
-        self._view = memoryview(bytes(tally.SIZE))
+        self._tally: Memory | None = None
         self._numbers = 0
 
     def jobs(self) -> set[str]:
@@ -92,11 +106,13 @@ class Entries:
         return new
 
     def begin(self) -> int:
-        """A new ingress is coming: a new epoch, a new tally whose descriptor is the caller's."""
+        """A new ingress is coming: a new epoch, a new tally, whose descriptor stays ours."""
         self.epoch = int.from_bytes(os.urandom(8), "big") >> 2 | 1  # `secrets` would bring libcrypto
         self.listening.clear()
-        fd, self._view = boards.make("tally", tally.SIZE)
-        return fd
+        if self._tally is not None:
+            self._tally.close()
+        self._tally = Memory.make("tally", tally.SIZE)
+        return self._tally.fd
 
     @staticmethod
     def introduce(ingress: Child, doors: Iterable[Door]) -> None:
@@ -123,7 +139,7 @@ class Entries:
     def tally(self, job: str) -> dict[str, int]:
         """What the ingress counts for this job just now."""
         row = next(door.row for door in self.doors.values() if door.job == job)
-        return tally.read(self._view, row)
+        return tally.read(self._tally.view if self._tally is not None else bytes(tally.SIZE), row)
 
     def endpoint(self, job: str) -> str:
         """Where the job listens; with two doors, the newer one."""
@@ -132,6 +148,17 @@ class Entries:
     def close(self) -> None:
         """Serve nobody any more; only when no ingress is left."""
         self.give_up(self.doors.values())
+
+    def state(self) -> EntriesState:
+        """All of it, for the next program."""
+        tally_fd = self._tally.fd if self._tally is not None else -1
+        return EntriesState([door.state() for door in self.doors.values()], self.listening, self.epoch, tally_fd, self._numbers)
+
+    def restore(self, state: EntriesState) -> None:
+        """Go on with the same doors."""
+        self.doors = {one.id: Door.of(one) for one in state.doors}
+        self.listening, self.epoch, self._numbers = state.listening, state.epoch, state.numbers
+        self._tally = Memory.of(state.tally) if state.tally >= 0 else None
 
     def _door(self, job: str, address: SourceAddress) -> Door | None:
         return next((door for door in self.doors.values() if (door.job, door.address) == (job, address)), None)

@@ -19,7 +19,9 @@ from holdfast.linux import process
 from holdfast.linux.channel import Channel, Packet
 from holdfast.model.recycling import Limits
 from holdfast.supervisor import offspring
+from holdfast.supervisor.boards import Memory
 from holdfast.supervisor.loop import Loop
+from holdfast.supervisor.state import ChildState
 from holdfast.telemetry import events
 
 WORKER_MARK = "HOLDFAST_WORKER"  # in the environment of what a worker executes
@@ -30,7 +32,7 @@ class Child:
     """One process of ours. `pid` is 0 until the zygote has told it."""
 
     id: str
-    kind: str  # logger, ingress, zygote, twin, prepare, worker
+    kind: str  # logger, ingress, zygote, twin, prepare, worker, check
     channel: Channel
     job: str = ""
     generation: int = 0  # of the application's code; 0 for what runs none
@@ -38,7 +40,7 @@ class Child:
     pidfd: int = -1
     log: int = -1  # our copy of the read end of its log pipe
     stacks: int = -1  # memfd into which it writes the stacks of its threads when it is asked
-    board: memoryview | None = None
+    board: Memory | None = None
     started: float = 0.0
     attached: bool = False  # the ingress knows it
     limits: Limits | None = None  # beyond which it is replaced
@@ -49,6 +51,46 @@ class Child:
         """Send a signal; nothing happens when it is gone."""
         if self.pidfd >= 0:
             process.pidfd_kill(self.pidfd, number)
+
+    def state(self) -> ChildState:
+        """It, for the next program."""
+        board = self.board.fd if self.board is not None else -1
+        return ChildState(
+            id=self.id,
+            kind=self.kind,
+            channel=self.channel.fileno(),
+            job=self.job,
+            generation=self.generation,
+            pid=self.pid,
+            log=self.log,
+            stacks=self.stacks,
+            board=board,
+            started=self.started,
+            attached=self.attached,
+            limits=self.limits,
+            fresh_rss=self.fresh_rss,
+            facts=self.facts,
+        )
+
+    @classmethod
+    def of(cls, state: ChildState) -> Child:
+        """What the program before knew of it; the pidfd is to be opened."""
+        return cls(
+            state.id,
+            state.kind,
+            Channel.from_fd(state.channel),
+            job=state.job,
+            generation=state.generation,
+            pid=state.pid,
+            log=state.log,
+            stacks=state.stacks,
+            board=Memory.of(state.board) if state.board >= 0 else None,
+            started=state.started,
+            attached=state.attached,
+            limits=state.limits,
+            fresh_rss=state.fresh_rss,
+            facts=state.facts,
+        )
 
 
 class Family:
@@ -67,9 +109,9 @@ class Family:
         self._on_change = on_change
         self.members: dict[str, Child] = {}
 
-    def of(self, kind: str) -> list[Child]:
-        """Children of one kind, the oldest first."""
-        return [child for child in self.members.values() if child.kind == kind]
+    def of(self, *kinds: str) -> list[Child]:
+        """Children of these kinds, the oldest first."""
+        return [child for child in self.members.values() if child.kind in kinds]
 
     def one(self, kind: str) -> Child | None:
         """The newest child of this kind."""
@@ -132,6 +174,19 @@ class Family:
         """
         return [pid for pid in self.strays() if process.session(pid) == child.pid or process.has_mark(pid, f"{WORKER_MARK}={child.id}")]
 
+    def state(self) -> list[ChildState]:
+        """Who is there, for the next program."""
+        return [child.state() for child in self.members.values()]
+
+    def restore(self, states: list[ChildState]) -> None:
+        """Be the family again. Who has died meanwhile is not reaped yet, so each PID is its own."""
+        for state in states:
+            child = Child.of(state)
+            self._add(child)
+            if child.pid:
+                child.pidfd = os.pidfd_open(child.pid)
+                self._loop.watch(child.pidfd, lambda child=child: self._ended(child))  # type: ignore[misc]
+
     def _add(self, child: Child) -> None:
         self.members[child.id] = child
         self._loop.watch(child.channel.fileno(), lambda: self._heard(child))
@@ -171,6 +226,8 @@ class Family:
             if fd >= 0:
                 self._loop.forget(fd)
                 os.close(fd)
+        if child.board is not None:
+            child.board.close()
 
     def _changed(self) -> None:
         self._on_change([child.pid for child in self.members.values() if child.pid])

@@ -18,6 +18,7 @@ from holdfast.supervisor.entries import limits
 from holdfast.supervisor.family import Child
 from holdfast.supervisor.generation import Generation
 from holdfast.supervisor.loading import import_application, prepare_next
+from holdfast.supervisor.state import GenerationsState
 from holdfast.telemetry import events
 
 if TYPE_CHECKING:
@@ -115,6 +116,15 @@ class Generations:
             self._supervisor.tell_ingress({"do": "limits", "job": name, "limits": limits(job.options)})
         if _log_form(before) != _log_form(generation.options):
             self._supervisor.logs.begin_anew()
+
+    def state(self) -> GenerationsState:
+        """All of them, for the next program."""
+        return GenerationsState(list(self.known.values()), self.current.number, self._newest)
+
+    def restore(self, state: GenerationsState) -> None:
+        """Go on with what was loaded and resolved then, whatever the files say now."""
+        self.known = {one.number: one for one in state.known}
+        self.current, self._newest = self.known[state.current], state.newest
 
     def let_old_ones_go(self) -> None:
         """End the zygotes that nobody is going to ask for a worker."""

@@ -53,7 +53,7 @@ class Ground:
             environ=environment(self.environ),
             identity=self.identity,
             log_fd=log_fd,
-            flags=STANDARD_LIBRARY_ONLY if kind == "logger" else (),
+            flags=STANDARD_LIBRARY_ONLY if kind in ("logger", "check") else (),
             fds=fds or {},
         )
 

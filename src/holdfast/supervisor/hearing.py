@@ -16,6 +16,7 @@ from holdfast.supervisor import view
 from holdfast.supervisor.family import Child
 from holdfast.supervisor.reload import Reload
 from holdfast.supervisor.settings_reload import SettingsReload
+from holdfast.supervisor.upgrade import Upgrade
 from holdfast.telemetry import events
 
 if TYPE_CHECKING:
@@ -53,6 +54,16 @@ class Hearing:
 
     def _on_logger_writing(self, _child: Child, _packet: Packet, _text: str) -> None:
         return
+
+    # --- the new program, looked at before an upgrade
+
+    def _on_check_fit(self, child: Child, packet: Packet, _text: str) -> None:
+        child.facts["fit"] = str(packet["version"])
+
+    def _check_ended(self, child: Child, how: Exit, _now: float) -> None:
+        running = self._supervisor.reloads.running
+        if isinstance(running, Upgrade):
+            running.checked(child, how)
 
     # --- zygotes and what they make
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from holdfast.supervisor.family import Child, Family, pipe
 from holdfast.supervisor.ground import Ground
 from holdfast.supervisor.offspring import Launch
+from holdfast.supervisor.state import LogsState
 from holdfast.telemetry import events
 
 
@@ -79,20 +80,27 @@ class LogPipes:
         if logger is not None and child.log >= 0:
             logger.channel.send(child.facts["log"], [child.log])
 
-    def execute(self, child_id: str, launch: Launch, closing: int) -> Child:
-        """Start a process of ours with a log pipe; `closing` is a descriptor that is the child's from then on."""
+    def execute(self, child_id: str, launch: Launch) -> Child:
+        """Start a process of ours with a log pipe."""
         log = self.pipe(child_id, "", launch.kind)
         try:
             return self.family.execute(child_id, dataclasses.replace(launch, log_fd=log.write), time.monotonic())
         finally:
             log.adopt()
-            if closing >= 0:
-                os.close(closing)
 
     def reopen(self) -> None:
         """Open the log files again by their names, for those who rotate by renaming."""
         for logger in self.family.of("logger"):
             logger.channel.send({"do": "reopen"})
+
+    def state(self) -> LogsState:
+        """For the next program. The write end of our own pipe is standard output and error, which it has anyway."""
+        return LogsState(self.ready, self.lost, self._starts, self._own)
+
+    def restore(self, state: LogsState) -> None:
+        """Go on writing to the same logger."""
+        self.ready, self.lost, self._starts, self._own = state.ready, state.lost, state.starts, state.own
+        events.configure(worker="supervisor", level=self.ground.options.log_level)
 
     def finish(self) -> None:
         """No more lines come: our own output goes nowhere from here on, and the logger leaves when it has read the rest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -13,6 +14,11 @@ SIGNALS = (
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGALRM),
 )
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+
+
+def block_signals() -> None:
+    """Those that come wait, through an exec too, until `Loop.take_signals`."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 class Loop:
@@ -31,7 +37,7 @@ class Loop:
             signal.signal(number, lambda _number, _frame: None)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         self.watch(self._wake, self._signalled)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        self.let_signals()
 
     def watch(self, fd: int, callback: Callable[[], None], *, write: bool = False) -> None:
         """Call back while the descriptor is readable (or, with `write`, writable too)."""
@@ -55,10 +61,22 @@ class Loop:
             if callback is not None:
                 callback()
 
+    def hold_signals(self) -> bytes:
+        """Let none arrive any more, and take those that have arrived and were not acted upon: nothing is lost on the way to an exec."""
+        block_signals()
+        return self._arrived()
+
+    def let_signals(self) -> None:
+        """Let them arrive (again)."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
     def _signalled(self) -> None:
-        try:
-            numbers = os.read(self._wake, 4096)
-        except BlockingIOError:
-            return
-        for number in numbers:
+        for number in self._arrived():
             self._on_signal(number)
+
+    def _arrived(self) -> bytes:
+        arrived = b""
+        with contextlib.suppress(BlockingIOError):
+            while more := os.read(self._wake, 4096):
+                arrived += more
+        return arrived

@@ -1,17 +1,16 @@
-"""The supervisor process: `process.py supervisor --boot FD [--report FD] [--locks FD,FD]`."""
+"""The supervisor process: `process.py supervisor --boot FD [--report FD] [--locks FD,FD]`, or `--state FD` after an upgrade."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import signal
-import sys
 from collections.abc import Sequence
 from typing import Any
 
+import holdfast
 from holdfast.errors import HoldfastError, InternalError
-from holdfast.linux.channel import from_memfd, to_memfd
+from holdfast.linux.channel import from_memfd
 from holdfast.model.configuration import daemon_options
 from holdfast.model.inputs import Inputs
 from holdfast.model.options import DaemonOptions
@@ -23,14 +22,18 @@ from holdfast.supervisor.generation import Generation
 from holdfast.supervisor.ground import Ground, become_reaper, read_settings
 from holdfast.supervisor.instance import BusyError, Instance
 from holdfast.supervisor.loop import Loop
-from holdfast.supervisor.offspring import ENTRY, STANDARD_LIBRARY_ONLY
+from holdfast.supervisor.offspring import CALLED
 from holdfast.supervisor.report import Report
+from holdfast.supervisor.state import Envelope
+from holdfast.supervisor.succession import Succession, go_back, go_on, restored
 from holdfast.telemetry import events
 
 
 def main(arguments: Sequence[str]) -> int:
     """Start, run, stop; returns the exit status. Does not return when it restarts: it executes itself, with the same PID."""
     flags = _flags(arguments)
+    if flags.state is not None:
+        return _go_on(flags.state)
     document = json.loads(from_memfd(flags.boot))
     report = Report(flags.report)
     try:
@@ -41,15 +44,28 @@ def main(arguments: Sequence[str]) -> int:
     except HoldfastError as error:
         report.verdict({"exit": error.exit_status, "error": str(error)})
         return error.exit_status
-    supervisor = _live(ground, first, lambda: _read(document, ground), report)
-    if supervisor.restarting:
-        _again(document, ground.instance.locks, ground.terminal)
-    return supervisor.done or 0
+    commands = Commands(report)
+    supervisor = Supervisor(ground, first, _reader(document, ground), Loop(commands.signalled), commands.concluded, report.progress)
+    supervisor.succession = Succession(document, CALLED, commands)
+    commands.serve(supervisor)
+    return _live(supervisor, commands)
+
+
+def _go_on(fd: int) -> int:
+    """Take the place of the program that was executed here before."""
+    envelope = Envelope.from_bytes(from_memfd(fd))
+    try:
+        supervisor, commands, state = restored(envelope, _reader)
+    except BaseException as error:  # whatever it is, the one before may still go on
+        return go_back(envelope, error)
+    go_on(supervisor, commands, state, envelope.refused)
+    return _live(supervisor, commands)
 
 
 def _flags(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="supervisor")
-    parser.add_argument("--boot", type=int, required=True)
+    parser.add_argument("--boot", type=int)
+    parser.add_argument("--state", type=int)
     parser.add_argument("--report", type=int)
     parser.add_argument("--locks", default="")
     return parser.parse_args(arguments)
@@ -77,7 +93,7 @@ def _found(document: dict[str, Any], locks: list[int]) -> tuple[Ground, Generati
         instance=instance,
         environ=dict(document["environ"]),
         foreground=document["foreground"],
-        version=document["version"],
+        version=holdfast.__version__,
         pid=os.getpid(),
         terminal=terminal,
         guard=document.get("guard", 0),
@@ -90,18 +106,18 @@ def _configured(document: dict[str, Any]) -> tuple[Inputs, DaemonOptions]:
     return inputs, daemon_options(inputs, reading.read_secret)[0]
 
 
-def _read(document: dict[str, Any], ground: Ground) -> tuple[Inputs, DaemonOptions, str | None]:
-    """The files as they are now, for a reload."""
-    inputs, options = _configured(document)
-    trust.check(inputs, options.app, ground.identity)
-    return inputs, options, read_settings(options, ground.identity)
+def _reader(document: dict[str, Any], ground: Ground) -> Read:
+    """Reads the files as they are then, for a reload."""
+
+    def read() -> tuple[Inputs, DaemonOptions, str | None]:
+        inputs, options = _configured(document)
+        trust.check(inputs, options.app, ground.identity)
+        return inputs, options, read_settings(options, ground.identity)
+
+    return read
 
 
-def _live(ground: Ground, first: Generation, read: Read, report: Report) -> Supervisor:
-    commands = Commands(report)
-    loop = Loop(commands.signalled)
-    supervisor = Supervisor(ground, first, read, loop, commands.concluded, report.progress)
-    commands.serve(supervisor)
+def _live(supervisor: Supervisor, commands: Commands) -> int:
     while supervisor.done is None:
         try:
             supervisor.run_once(commands.next_deadline())
@@ -112,22 +128,12 @@ def _live(ground: Ground, first: Generation, read: Read, report: Report) -> Supe
             events.log("supervisor.bug", f"{type(error).__name__}: {error}", level="error", trace=_trace())
             supervisor.fail(InternalError(f"{type(error).__name__}: {error}", remedy="please report this"))
     commands.close()
-    return supervisor
+    if supervisor.restarting:
+        supervisor.succession.begin_afresh(supervisor.ground)
+    return supervisor.done or 0
 
 
 def _trace() -> str:
     import traceback
 
     return traceback.format_exc()
-
-
-def _again(document: dict[str, Any], locks: Sequence[int], terminal: int) -> None:
-    """Execute afresh, with the same PID and locks. Signals are blocked until the new program has its handlers, so none kills it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    os.dup2(terminal, 1)
-    os.dup2(terminal, 2)
-    boot = to_memfd("supervisor-boot", json.dumps(document).encode())
-    for fd in (boot, *locks):
-        os.set_inheritable(fd, True)
-    words = ["supervisor", "--boot", str(boot), "--locks", ",".join(map(str, locks))]
-    os.execve(sys.executable, [sys.executable, *STANDARD_LIBRARY_ONLY, ENTRY, *words], document["environ"])

@@ -24,6 +24,27 @@ STANDARD_LIBRARY_ONLY = ("-I", "-S")
 
 
 @dataclass(frozen=True, slots=True)
+class Program:
+    """What is executed: an interpreter, and the entry of every process."""
+
+    executable: str
+    entry: str
+
+    def words(self, *more: str, flags: Sequence[str] = ()) -> list[str]:
+        """The command line."""
+        return [self.executable, *flags, self.entry, *more]
+
+
+#: As it was called, links not followed: who installs another version behind a link changes what this names.
+CALLED = Program(sys.executable, ENTRY)
+#: The files themselves, as they were found when this process began.
+ITSELF = Program(
+    os.path.join(os.path.realpath(os.path.dirname(sys.executable)), os.path.basename(sys.executable)),
+    os.path.realpath(ENTRY),
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """What to execute, as whom, with which descriptors. `fds` are passed under their own numbers, named on the command line."""
 
@@ -36,6 +57,7 @@ class Launch:
     log_fd: int
     flags: Sequence[str] = ()
     fds: Mapping[str, int] = field(default_factory=dict)
+    program: Program = CALLED
 
 
 @dataclass(slots=True)
@@ -84,7 +106,8 @@ def _become(launch: Launch, channel: socket.socket, boot: int) -> None:
         passed = {"channel": channel.fileno(), "boot": boot, **launch.fds}
         _keep_only(set(passed.values()))
         words = [word for name, fd in passed.items() for word in (f"--{name}", str(fd))]
-        os.execve(sys.executable, [sys.executable, *launch.flags, ENTRY, launch.kind, *words], dict(launch.environ))
+        command = launch.program.words(launch.kind, *words, flags=launch.flags)
+        os.execve(launch.program.executable, command, dict(launch.environ))
     except BaseException as error:
         os.write(2, f"{launch.kind} could not be started: {error}\n".encode())
     os._exit(70)

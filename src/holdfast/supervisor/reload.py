@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import HoldfastError, UnavailableError
@@ -16,6 +17,8 @@ from holdfast.supervisor.agenda import Agenda, Step
 from holdfast.supervisor.generation import Generation, require_same_daemon
 from holdfast.supervisor.loading import Loading
 from holdfast.supervisor.settings_reload import SettingsReload
+from holdfast.supervisor.state import WaitingState
+from holdfast.supervisor.upgrade import Upgrade
 from holdfast.telemetry import events
 
 if TYPE_CHECKING:
@@ -25,12 +28,13 @@ Answer = dict[str, Any]
 REMOVAL_LIMIT = 60.0
 
 
+@dataclass(frozen=True, slots=True)
 class Asker:
-    """Somebody who waits for the verdict of a reload; a signal waits for nothing."""
+    """Somebody who waits for a verdict: a control connection, or a signal, which waits for nothing (-1)."""
 
-    def __init__(self, progress: Callable[[str], None], answer: Callable[[Answer], None]) -> None:
-        self.progress = progress
-        self.answer = answer
+    progress: Callable[[str], None] = lambda _text: None
+    answer: Callable[[Answer], None] = lambda _answer: None
+    client: int = -1
 
 
 class Reloads:
@@ -40,18 +44,43 @@ class Reloads:
         self._supervisor = supervisor
         self._full: list[Asker] = []
         self._settings: list[Asker] = []
-        self.running: Reload | SettingsReload | None = None
+        self._upgrade: list[Asker] = []
+        self.running: Upgrade | Reload | SettingsReload | None = None
         self.last: Answer | None = None
 
     def ask(self, asker: Asker, *, settings_only: bool = False) -> None:
-        """Reload; at once, or when the one under way has ended."""
-        (self._settings if settings_only else self._full).append(asker)
+        """Reload; at once, or when what is under way has ended."""
+        self._wait(asker, self._settings if settings_only else self._full)
+
+    def ask_upgrade(self, asker: Asker) -> None:
+        """Replace the program of the supervisor, then reload; a reload that waits too becomes part of that."""
+        self._wait(asker, self._upgrade)
+
+    def _wait(self, asker: Asker, waiting: list[Asker]) -> None:
+        waiting.append(asker)
         if self.running is not None:
             asker.progress("another reload is under way; this one follows")
 
+    def state(self) -> WaitingState:
+        """Who waits, for the next program; those of the upgrade under way, too."""
+        upgrading = self.running.askers if isinstance(self.running, Upgrade) else []
+        upgrade, full, settings = ([one.client for one in row] for row in ([*upgrading, *self._upgrade], self._full, self._settings))
+        return WaitingState(upgrade, full, settings, self.last)
+
+    def restore(self, state: WaitingState, asker: Callable[[int], Asker], of_upgrade: Callable[[Asker], Asker]) -> None:
+        """The upgrade is done, but for its reload. Who waits for a reload has it by the same."""
+        self._full = [*(of_upgrade(asker(client)) for client in state.upgrade), *map(asker, state.full)]
+        self._settings, self.last = [asker(client) for client in state.settings], state.last
+
+    def not_upgraded(self, state: WaitingState, asker: Callable[[int], Asker], reason: str) -> None:
+        """The program is the old one still; who waits for a reload waits for that."""
+        self.last = state.last
+        self._full, self._settings = [asker(client) for client in state.full], [asker(client) for client in state.settings]
+        self._ended([asker(client) for client in state.upgrade], {"exit": 1, "error": reason})
+
     def advance(self, now: float) -> None:
         """Begin what waits, go on with what is under way."""
-        if self.running is None and self._supervisor.state == "running" and (self._full or self._settings):
+        if self.running is None and self._supervisor.state == "running" and (self._upgrade or self._full or self._settings):
             self._begin(now)
         if self.running is not None:
             self.running.advance(now)
@@ -78,13 +107,16 @@ class Reloads:
 
     def end(self, reason: str) -> None:
         """The daemon stops: nobody waits any more."""
-        askers = [*(self.running.askers if self.running is not None else ()), *self._full, *self._settings]
-        self.running, self._full, self._settings = None, [], []
+        askers = [*(self.running.askers if self.running is not None else ()), *self._upgrade, *self._full, *self._settings]
+        self.running, self._upgrade, self._full, self._settings = None, [], [], []
         for asker in askers:
             asker.answer({"exit": 1, "error": reason})
 
     def _begin(self, now: float) -> None:
-        if self._full:
+        if self._upgrade:
+            askers, self._upgrade = self._upgrade, []
+            self.running = Upgrade(self._supervisor, askers, self._ended, now)
+        elif self._full:
             askers, self._full, self._settings = [*self._full, *self._settings], [], []
             self.running = Reload(self._supervisor, askers, self._ended)
         else:

@@ -97,7 +97,7 @@ def _state(fleet: Fleet, job: JobFleet | None, mine: list[Worker], members: Mapp
 
 def reading(child: Child | None, now: float) -> board.Reading:
     """A child's board, empty when it has none."""
-    return board.read(child.board, int(now * NS)) if child is not None and child.board is not None else board.Reading()
+    return board.read(child.board.view, int(now * NS)) if child is not None and child.board is not None else board.Reading()
 
 
 def _in_hand(one: board.Reading) -> int:

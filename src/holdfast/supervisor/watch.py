@@ -37,6 +37,14 @@ class Watch:
         """Nobody is judged any more."""
         self.next_look = float("inf")
 
+    def state(self) -> tuple[float, float]:
+        """When it looks next, and when it has looked, for the next program."""
+        return self.next_look, self._looked_at
+
+    def restore(self, state: tuple[float, float]) -> None:
+        """Go on looking."""
+        self.next_look, self._looked_at = state
+
     def look(self, now: float) -> None:
         """Whose loop has not turned for three heartbeats, or whose handler is over its limit without a word, is hung.
 

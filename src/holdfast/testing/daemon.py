@@ -36,8 +36,11 @@ def eventually(look: Callable[[], Any], what: str, patience: float = PATIENCE) -
 class DaemonProcess:
     """`holdfast` commands for one app in one folder. As a context manager it sees to it that nothing is left."""
 
-    def __init__(self, folder: Path, app: str, *, toml: str = "", environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, app: str, *, toml: str = "", environ: Mapping[str, str] | None = None, python: str = sys.executable
+    ) -> None:
         self.folder = folder
+        self.python = python  # whose installation of holdfast is meant
         self.file = folder / "app.py"
         self.file.write_text(app)
         user = 'user = "root"\n' if os.geteuid() == 0 and "user =" not in toml else ""
@@ -55,7 +58,7 @@ class DaemonProcess:
 
     def command(self, *words: str) -> list[str]:
         """The command line of a verb."""
-        return [sys.executable, "-m", "holdfast", words[0], str(self.toml), *words[1:]]
+        return [self.python, "-m", "holdfast", words[0], str(self.toml), *words[1:]]
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
