@@ -175,7 +175,7 @@ def test_a_handler_that_does_not_end_is_ended_at_the_limit(make: Make) -> None:
         sock.send(b"a,hang")
         eventually(lambda: any(w["in_flight"] for w in daemon.workers()), "the handler hangs")
         told = daemon.run("stop")
-    assert (told.returncode, daemon.processes()) == (0, {}), told.stderr
+    assert (told.returncode, told.stderr, daemon.processes()) == (0, "", {}), "the supervisor has seen to it, it was not killed"
     assert effects(daemon.folder / "add.db") == {}
 
 
