@@ -24,21 +24,30 @@ class Births:
         self._family = family
         self._entries = entries
 
-    def worker(self, generation: Generation, zygote: Child, child_id: str, job: str, role: Role, log: int, now: float) -> Child | None:
-        """Ask for a worker, or a run of `prepare`; None when the zygote cannot be told."""
+    def worker(
+        self, generation: Generation, zygote: Child, child_id: str, job: str, role: Role, log: int, now: float, *, former: bool = False
+    ) -> Child | None:
+        """Ask for a worker, or a run of `prepare`; None when the zygote cannot be told.
+
+        `former`: it is to work for the ingress before, not for the one that serves.
+        """
         options = generation.jobs[job].options
         if role == "quarantine":
             options = dataclasses.replace(options, threads=1, batch=1)
         child, theirs = self._family.expect(child_id, "prepare" if role == "prepare" else "worker", job, now)
         child.generation = generation.number
         child.facts["settings"] = generation.settings_version
-        named: dict[str, int] = {"spec": self._spec(generation, child_id, role, job, options), "channel": theirs.fileno(), "log": log}
+        named: dict[str, int] = {
+            "spec": self._spec(generation, child_id, role, job, options, former=former),
+            "channel": theirs.fileno(),
+            "log": log,
+        }
         sockets = [theirs]
         if role != "prepare":
             child.board = Memory.make("board", board.size(options.threads or 1, options.batch))
             named["board"] = child.board.fd
             if job in self._entries.jobs():
-                sockets.append(self._attach(child, role))
+                sockets.append(self._attach(child, role, former=former))
                 named["data"] = sockets[-1].fileno()
         told = zygote.channel.send({"do": "spawn", "id": child_id, "fds": list(named)}, list(named.values()))
         os.close(named["spec"])
@@ -57,17 +66,18 @@ class Births:
         theirs.close()
         return told
 
-    def _attach(self, child: Child, role: Role) -> socket.socket:
+    def _attach(self, child: Child, role: Role, *, former: bool) -> socket.socket:
         """Tell the ingress of the worker; the worker's end of their data channel."""
         ours, theirs = socket.socketpair()
-        ingress = self._family.one("ingress")
+        before = self._entries.former
+        ingress = self._family.members.get(before.ingress) if former and before is not None else self._family.one("ingress")
         if ingress is not None:
             packet = {"do": "attach", "worker": child.id, "job": child.job, "quarantine": role == "quarantine"}
             child.attached = ingress.channel.send(packet, [ours.fileno()])
         ours.close()
         return theirs
 
-    def _spec(self, generation: Generation, child_id: str, role: Role, job: str, options: JobOptions) -> int:
+    def _spec(self, generation: Generation, child_id: str, role: Role, job: str, options: JobOptions, *, former: bool = False) -> int:
         spec = WorkerSpec(
             id=child_id,
             role=role,
@@ -79,6 +89,6 @@ class Births:
             stop_timeout=generation.options.stop_timeout,
             settings_path=generation.options.settings,
             settings_text=generation.settings_text,
-            epoch=self._entries.epoch,
+            epoch=self._entries.epoch_of(former=former),
         )
         return to_memfd("spec", json.dumps(spec.to_json()).encode())

@@ -158,7 +158,7 @@ class Supervisor:
             Step(
                 "draining the ingress",
                 self._drain_ingress,
-                lambda: "drained" in self.told or not self.family.of("ingress"),
+                lambda: "drained" in self.told or all("drained" in one.facts for one in self.family.of("ingress")),
                 self._intake_left,
             ),
             Step("draining workers", self._drain_workers, lambda: self.fleet.stopped() and not self.family.of("prepare", "check")),
@@ -251,6 +251,8 @@ class Supervisor:
         return left - min(2.0, left / 4)
 
     def _drain_ingress(self) -> None:
+        for ingress in self.family.of("ingress"):
+            ingress.facts.pop("drained", None)
         self.tell_ingress({"do": "drain"})
 
     def _drain_workers(self) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from holdfast.errors import AppError
 from holdfast.linux.channel import Packet
 from holdfast.model import fleet_events as model
+from holdfast.model.slots import is_beside
+from holdfast.model.spec import Role
 from holdfast.supervisor.generation import Generation
 from holdfast.supervisor.reload import Reload
 from holdfast.supervisor.state import EffectsState
@@ -41,8 +43,8 @@ class Effects:
         now = time.monotonic()
         for effect in self._supervisor.fleet.handle(event, now):
             match effect:
-                case model.Spawn(worker, job, _slot, generation, quarantine):
-                    self._spawn_worker(worker, job, generation, quarantine=quarantine)
+                case model.Spawn():
+                    self._spawn_worker(effect)
                 case model.Activate(worker):
                     self._tell(worker, {"do": "activate"})
                     events.log("worker.active", worker=worker)
@@ -89,15 +91,17 @@ class Effects:
         else:
             child.kill(signal.SIGKILL)
 
-    def _spawn_worker(self, child_id: str, job: str, number: int, *, quarantine: bool) -> None:
-        generation = self._supervisor.generations.known.get(number)
-        zygote = self._supervisor.family.zygote(number)
+    def _spawn_worker(self, wanted: model.Spawn) -> None:
+        child_id, job = wanted.worker, wanted.job
+        generation = self._supervisor.generations.known.get(wanted.generation)
+        zygote = self._supervisor.family.zygote(wanted.generation)
         if zygote is None or generation is None or generation.lost:
             self.decide(model.SpawnFailed(child_id, "there is no zygote"))
             return
         log = self._supervisor.logs.pipe(child_id, job, child_id)
-        role: Any = "quarantine" if quarantine else "worker"
-        child = self._supervisor.births.worker(generation, zygote, child_id, job, role, log.write, time.monotonic())
+        role: Role = "quarantine" if wanted.quarantine else "worker"
+        former, now = is_beside(wanted.slot), time.monotonic()
+        child = self._supervisor.births.worker(generation, zygote, child_id, job, role, log.write, now, former=former)
         log.adopt()
         if child is None:
             self.unborn(child_id, "the zygote cannot be told")
