@@ -1,6 +1,7 @@
-"""The fee daemon on ZeroMQ and SQLite: committed messages a second, what they cost, and how soon a killed worker is replaced.
+"""The fee daemon on ZeroMQ and a database: committed messages a second, what they cost, and how soon a killed worker is replaced.
 
     .venv/bin/python benchmarks/fee_zmq.py [--messages 30000] [--runs 3]
+    .venv/bin/python benchmarks/fee_zmq.py --server mariadb --server postgresql [--inbox 10000000] [--processes 2]
 
 Every variant runs in each round, one after the other, and the table shows medians. A message is counted when it was answered,
 which is after its commit; the number of rows is checked in every trial. Load and daemon share the machine.
@@ -19,7 +20,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import fee_servers
 import zmq
+from fee_servers import cpu
 
 from holdfast.testing import DaemonProcess, eventually, free_port
 
@@ -29,9 +32,8 @@ from holdfast import Daemon, Job
 
 class Fee(Job):
     source = "zmq+rep://127.0.0.1:{port}"
-    store = "sqlite:///{folder}/fee.db"
-    schema = """CREATE TABLE IF NOT EXISTS fee (ticket INTEGER, login TEXT, volume NUMERIC, status CHAR(1));
-                CREATE INDEX IF NOT EXISTS fee_ticket ON fee (ticket)"""
+    store = "{store}"
+    schema = """{schema}"""
 {identity}
 {work}
 
@@ -50,6 +52,8 @@ HANDLE_BATCH = """    def handle_batch(self, messages, db):
         db.execute("INSERT INTO fee (ticket, login, volume, status) VALUES (:t, :l, :v, 'N')", rows)
         db.execute("UPDATE fee SET status = 'Y' WHERE ticket IN :tickets AND status = 'N'", {"tickets": [r["t"] for r in rows]})
 """
+SQLITE = """CREATE TABLE IF NOT EXISTS fee (ticket INTEGER, login TEXT, volume NUMERIC, status CHAR(1));
+                CREATE INDEX IF NOT EXISTS fee_ticket ON fee (ticket)"""
 VARIANTS = [(work, named) for work in ("handle", "handle_batch") for named in (False, True)]
 
 
@@ -85,12 +89,6 @@ def load_reqs(endpoint: str, messages: int, clients: int = 64) -> None:
                 sent += 1
 
 
-def cpu(pid: int) -> float:
-    """User and system seconds of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def ingress_of(daemon: DaemonProcess) -> int:
     """The ingress's PID."""
     return next(p for p in daemon.processes() if b"process.py\0ingress\0" in Path(f"/proc/{p}/cmdline").read_bytes())
@@ -101,7 +99,8 @@ def trial(work: str, named: bool, client: str, messages: int) -> dict[str, float
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), free_port()
         body = {"handle": HANDLE, "handle_batch": HANDLE_BATCH}[work]
-        with DaemonProcess(folder, APP.format(port=port, folder=folder, work=body, identity=IDENTITY if named else "")) as daemon:
+        app = APP.format(port=port, store=f"sqlite:///{folder}/fee.db", schema=SQLITE, work=body, identity=IDENTITY if named else "")
+        with DaemonProcess(folder, app) as daemon:
             daemon.start()
             ingress, (worker,) = ingress_of(daemon), daemon.workers()
             before = cpu(ingress), cpu(worker["pid"])
@@ -122,7 +121,8 @@ def replacement(kills: int) -> list[float]:
     found = []
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), free_port()
-        with DaemonProcess(folder, APP.format(port=port, folder=folder, work=HANDLE, identity="")) as daemon:
+        app = APP.format(port=port, store=f"sqlite:///{folder}/fee.db", schema=SQLITE, work=HANDLE, identity="")
+        with DaemonProcess(folder, app) as daemon:
             daemon.start()
             for _ in range(kills):
                 (worker,) = daemon.workers()
@@ -148,6 +148,12 @@ def bare_forks(count: int) -> list[float]:
     return [float(line) for line in told.stdout.split()]
 
 
+def on_server(*, port: int, store: str, work: str, more: str) -> str:
+    """The app for a database server, with identities."""
+    body = {"handle": HANDLE, "handle_batch": HANDLE_BATCH}[work]
+    return APP.format(port=port, store=store, schema=fee_servers.TABLE, work=body, identity=more + IDENTITY)
+
+
 def main() -> None:
     """Run the rounds, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -155,7 +161,15 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--load", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--server", action="append", choices=["mariadb", "postgresql"], help="a database server instead of SQLite")
+    parser.add_argument("--inbox", type=int, default=0, help="rows in the server's inbox before it begins")
+    parser.add_argument("--client", choices=["reqs", "dealer"], default="reqs", help="of the runs on a server")
+    parser.add_argument("--processes", type=int, default=2, help="workers on a server")
     arguments = parser.parse_args()
+    for kind in arguments.server or ():
+        fee_servers.run(kind, on_server, __file__, arguments)
+    if arguments.server:
+        return
     if arguments.load:
         {"dealer": load_dealer, "reqs": load_reqs}[arguments.load[0]](arguments.load[1], int(arguments.load[2]))
         return

@@ -35,7 +35,7 @@ SOURCE = "source = 'zmq+rep://*:{port}'"
         ("import os; os._exit(3)", "the import of the app ended the process (exit status 3)"),
         (job("source = 'zmq+rpe://*:1'"), "class fee.py:2, jobs.Fee.source: unknown source scheme"),
         (job("source = 'amqp://h'"), "pip install 'holdfast[rabbitmq]'"),
-        (job(SOURCE, "store = 'mysql://h/d'"), "pip install 'holdfast[mysql]'"),
+        (job(SOURCE, "store = 'mysql://h'"), "names no host, or no database"),
     ],
 )
 def test_a_wrong_app_is_told(bench: Bench, app: str, says: str) -> None:

@@ -15,7 +15,7 @@ from holdfast.cli.commands import COMMANDS
 from holdfast.cli.main import main
 from holdfast.errors import HoldfastError
 
-VERBS = ("start", "stop", "restart", "reload", "upgrade", "status", "foreground", "guard", "scale", "check", "config", "failed")
+VERBS = ("start", "stop", "restart", "reload", "upgrade", "status", "foreground", "guard", "scale", "stacks", "check", "config", "failed")
 
 
 def test_the_table_has_every_command() -> None:

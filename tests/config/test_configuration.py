@@ -201,7 +201,7 @@ WRONG_TOML = [
     ("[daemon]\napp = 'other.py'", "holdfast.toml is the configuration of other.py, not of fee.py"),
     ("[jobs.Fee]\nsource = 'zmq+rpe://h:1'", "holdfast.toml:2, jobs.Fee.source: unknown source scheme 'zmq+rpe'; did you mean 'zmq+rep'?"),
     ("[jobs.Fee]\nsource = ''", "Fee has no source; set source ="),
-    ("[jobs.Fee]\nstore = 'mysql://h/d'", "pip install 'holdfast[mysql]'"),
+    ("[jobs.Fee]\nstore = 'mysql://h'", "names no host, or no database"),
     (
         "[jobs.Fee]\nstore = ''\ndead_letter = 'store'",
         'holdfast.toml:3, jobs.Fee.dead_letter: dead_letter = "store", and there is no store',

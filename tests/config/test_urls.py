@@ -94,10 +94,10 @@ def test_stores(url: str, path: str) -> None:
         ("sqlite:///fee.db?mode=ro", "no parameters"),
         ("sqlite:///data/", "names no file"),
         ("sqlit:///fee.db", "did you mean 'sqlite'"),
-        ("mysql://www:geheim@host/db", r"pip install 'holdfast\[mysql\]'"),
-        ("mysql+pymysql://host/db", r"pip install 'holdfast\[mysql\]'"),
-        ("mariadb://host/db", r"pip install 'holdfast\[mysql\]'"),
-        ("postgresql://host/db", r"pip install 'holdfast\[postgresql\]'"),
+        ("mysql://www:geheim@host", "names no host, or no database; write it as mysql://USER"),
+        ("mysql:///db", "names no host"),
+        ("postgresql://www:geheim@host:http/db", "is not a port"),
+        ("postgresql+psycopg2://www:geheim@host/db", "did you mean 'postgresql"),
         ("oracle://host/db", "unknown store scheme 'oracle'; .*known: sqlite"),
     ],
 )
@@ -105,6 +105,22 @@ def test_stores_that_cannot_be_used(url: str, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says) as caught:
         parse_store(url)
     assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme", "extra"),
+    [
+        ("mysql://www:p@host:3306/db?ssl=true", "mysql", "mysql"),
+        ("mariadb://host/db", "mysql", "mysql"),
+        ("mysql+mysqldb://host/db", "mysql", "mysqlclient"),
+        ("mysql+pymysql://host/db", "mysql", "mysql"),
+        ("postgres://host/db", "postgresql", "postgresql"),
+        ("postgresql+psycopg://u@[::1]:5432/db", "postgresql", "postgresql"),
+    ],
+)
+def test_servers(url: str, scheme: str, extra: str) -> None:
+    address = parse_store(url)
+    assert (address.scheme, address.extra, address.server) == (scheme, extra, True)
 
 
 @pytest.mark.parametrize(

@@ -243,6 +243,16 @@ def test_another_address_is_open_before_the_old_one_is_given_up(daemon: DaemonPr
     eventually(lambda: _refused(daemon.port), "the old address is free once its clients have left")  # type: ignore[attr-defined]
 
 
+def test_the_address_of_a_refused_reload_is_closed_again(daemon: DaemonProcess) -> None:
+    daemon.start()
+    other = free_port()
+    _toml(daemon, f'[jobs.Add]\nsource = "zmq+rep://127.0.0.1:{other}"\n')
+    write(daemon, 2, setup="raise ValueError('no such host')")
+    assert daemon.run("reload").returncode == 1
+    eventually(lambda: _refused(other), "nobody listens there")
+    assert ask(daemon.port) == "1"  # type: ignore[attr-defined]
+
+
 def _refused(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.2)

@@ -438,11 +438,7 @@ def test_a_third_ingress_waits_for_the_first_to_leave(daemon: DaemonProcess, bui
 def test_an_ingress_that_does_not_work_is_not_taken(daemon: DaemonProcess, builds: Builds, other: Path) -> None:
     daemon.start()
     (old,) = ingresses(daemon)
-    edit(
-        other / "ingress/loop.py",
-        "    def _listen(self, packet: Packet, fds: list[int]) -> None:\n",
-        "    def _listen(self, packet, fds):\n        os._exit(3)\n",
-    )
+    edit(other / "ingress/loop.py", "        names = {", "        raise SystemExit(3)\n        names = {")
     use(builds, other)
     with Crowd(daemon.port, reqs=4, window=20) as crowd:  # type: ignore[attr-defined]
         count(crowd)

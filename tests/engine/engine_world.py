@@ -19,12 +19,13 @@ from holdfast.sources.base import Settlement
 from holdfast.stores import open_store
 from holdfast.stores.base import DeadLetter, Fault
 from holdfast.stores.letter_files import LetterFiles
+from holdfast.testing import databases
 from holdfast.testing.clock import FakeClock
 from holdfast.worker.engine import Engine
 from holdfast.worker.engine_context import EngineContext
 
 SCHEMA = """CREATE TABLE IF NOT EXISTS account (name TEXT, volume INTEGER);
-    CREATE TABLE IF NOT EXISTS orm (name TEXT NOT NULL PRIMARY KEY)"""
+    CREATE TABLE IF NOT EXISTS orm (name VARCHAR(60) NOT NULL PRIMARY KEY)"""
 
 
 class Source:
@@ -83,6 +84,10 @@ class Away(Exception):
     """The connection is lost."""
 
 
+class Full(Exception):
+    """The store says that it cannot."""
+
+
 class Refused(Exception):
     """A constraint that is checked at the end, say."""
 
@@ -91,8 +96,8 @@ class Died(BaseException):
     """The process is gone in this moment."""
 
 
-ERRORS = {"transient": Transient, "away": Away, "refused": Refused}
-FAULTS = {Transient: Fault.TRANSIENT, Away: Fault.AWAY, Refused: Fault.MESSAGE}
+ERRORS = {"transient": Transient, "away": Away, "full": Full, "refused": Refused}
+FAULTS = {Transient: Fault.TRANSIENT, Away: Fault.LOST, Full: Fault.AWAY, Refused: Fault.MESSAGE}
 
 
 class Weather:
@@ -112,6 +117,9 @@ class Weather:
     def begin(self) -> Any:
         self.strike("begin")
         return Struck(self._connection.begin(), self)
+
+    def probe(self) -> None:
+        self.begin().rollback()
 
     def close(self) -> None:
         self._connection.close()
@@ -173,9 +181,11 @@ class World:
         stored: bool = True,
         answers: bool = True,
         plan: dict[str, list[str]] | None = None,
+        url: str = "",
         **options: Any,
     ) -> None:
         self.path = folder / "fee.db"
+        self.url = url or f"sqlite:///{self.path}"
         self.clock = FakeClock()
         self.source = Source(self.clock, answers)
         self.job = job
@@ -188,9 +198,10 @@ class World:
         self.on_wait: Callable[[], None] = lambda: None
         self.on_point: Callable[[str], None] = lambda _point: None
         self.store: Any = self._open_store(job) if stored else None
-        url = f"sqlite:///{self.path}" if stored else ""
         chosen = {"retries": 0, "dead_letter": "store", "threads": 1, "batch_age": 1000.0, "answer_within": 10.0, **options}
-        self.spec = WorkerSpec("Add/0.1", "worker", "Add", "Add", 1, JobOptions(store=url, **chosen), str(folder), 5.0)
+        self.spec = WorkerSpec(
+            "Add/0.1", "worker", "Add", "Add", 1, JobOptions(store=self.url if stored else "", **chosen), str(folder), 5.0
+        )
         self.plan = plan if plan is not None else {}
         self.breaker = Breaker()
         self.memory = memoryview(bytearray(board.size(1, self.spec.options.batch)))
@@ -198,7 +209,7 @@ class World:
         self.start()
 
     def _open_store(self, job: type[Job]) -> Any:
-        store = open_store(f"sqlite:///{self.path}", "Add", timeout=30.0)
+        store = open_store(self.url, "Add", timeout=30.0)
         store.install(job.schema, job.prepare)
         fault = store.fault
         store.fault = lambda error: FAULTS.get(type(error)) or fault(error)
@@ -260,6 +271,8 @@ class World:
                 return
 
     def query(self, sql: str) -> list[Any]:
+        if not self.url.startswith("sqlite"):
+            return databases.query(self.url, sql)
         connection = sqlite3.connect(self.path)
         try:
             return connection.execute(sql).fetchall()

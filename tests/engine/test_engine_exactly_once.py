@@ -41,7 +41,7 @@ class MixedBatch(Mixed, InBatches):
 
 HOWS = sorted({*MISBEHAVE, "early", "retry", "reject-first", "number"})
 GOOD = {*INNOCENT, "retry"}
-WEATHER = st.lists(st.sampled_from(["fine", "fine", "transient", "away"]), max_size=6)
+WEATHER = st.lists(st.sampled_from(["fine", "fine", "transient", "away", "full"]), max_size=6)
 PLAN = st.fixed_dictionaries(
     {
         "begin": WEATHER,

@@ -10,7 +10,7 @@ from holdfast.model.delivery import DONE, FAILED
 
 
 @pytest.mark.parametrize("operation", ["begin", "claim", "record", "commit"])
-@pytest.mark.parametrize("how", ["transient", "away"])
+@pytest.mark.parametrize("how", ["transient", "away", "full"])
 @pytest.mark.parametrize("job", [Add, InBatches])
 def test_weather_replays_the_batch_and_counts_nobodys_attempt(build: Build, operation: str, how: str, job: type[Job]) -> None:
     world = build(job, plan={operation: [how] * 3})
@@ -31,7 +31,7 @@ def test_a_store_that_is_away_pauses_the_source_until_it_is_back(build: Build) -
     assert set(world.paused) == {"store away: Away: commit failed"}
     assert world.resumed == 1
     assert world.waits[:3] == [pytest.approx(0.075), pytest.approx(0.15), pytest.approx(0.3)]
-    assert max(world.waits) == pytest.approx(7.5)
+    assert max(world.waits) == pytest.approx(2.25)
     assert world.letters() == []
 
 
@@ -89,6 +89,16 @@ def test_poison_is_taken_for_weather_only_so_often(build: Build, name: str) -> N
     assert world.volumes() == {"a": 1, "b": 1}
     assert [outcome for outcome, _ in world.outcomes()] == [DONE, FAILED, DONE]
     assert world.job.runs[name] == 7  # type: ignore[attr-defined]  # together six times, then alone
+
+
+def test_a_store_that_is_full_is_waited_for_and_nobody_is_blamed(build: Build) -> None:
+    world = build(plan={"commit": ["full"] * 40})
+    world.send("a,1", "b,1")
+    world.run()
+    assert world.volumes() == {"a": 1, "b": 1}
+    assert world.letters() == []
+    assert world.source.retries == []
+    assert len(world.waits) == 40
 
 
 def test_alone_it_is_still_weather_when_the_store_does_not_answer(build: Build) -> None:

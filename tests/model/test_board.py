@@ -1,5 +1,7 @@
 """The board: what a worker writes is what the supervisor reads, also after the worker has gone."""
 
+import struct
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +24,22 @@ def test_only_begun_messages_are_blamed() -> None:
     writer.threads[0].end()
     writer.threads[1].begin_many([1, 2, 3], 6, 10)
     assert [(b.thread, b.since_ns, b.deadline_ns, b.seqs) for b in board.read(view, 0).begun] == [(1, 6, 10, (1, 2, 3))]
+
+
+def test_a_board_of_the_version_before_is_read_too() -> None:
+    """After an upgrade the workers of the program before are still there."""
+    part = [5, 9, 1, 41, *[0] * 7, 3, *[0] * 7, *[0] * 16, *[0] * 64]  # batch 8; the first counter is "handled"
+    view = struct.pack("<8Q", board.MAGIC, 1, 2, 8, 77, 0, 7, 0) + struct.pack(f"<{len(part)}Q", *part) * 2
+    reading = board.read(view, 0)
+    assert (reading.pid, reading.heartbeat_ns, reading.idents, reading.counters["handled"]) == (7, 77, [0, 0], 6)
+    assert [(b.thread, b.since_ns, b.seqs) for b in reading.begun] == [(0, 5, (41,)), (1, 5, (41,))]
+
+
+def test_threads_are_told_apart() -> None:
+    writer, view = _pair()
+    writer.threads[1].belongs_to(99)
+    writer.threads[1].begin(1, 2, 3)
+    assert board.read(view, 0).idents == [0, 99]
 
 
 def test_counters_of_all_threads_are_summed() -> None:

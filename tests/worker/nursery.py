@@ -17,6 +17,7 @@ from typing import Any
 
 import holdfast.process
 from holdfast.linux.channel import Channel, Packet, from_memfd, to_memfd
+from holdfast.linux.process import STACKS_SIGNAL
 from holdfast.model import board
 from holdfast.model.delivery import Decoder, Delivery, encode
 from holdfast.model.options import JobOptions
@@ -79,9 +80,9 @@ class Peer:
 class Ward(Peer):
     """One worker (or prepare run, or twin), as its supervisor and its ingress see it."""
 
-    def __init__(self, pid: int, channel: Channel, data: socket.socket | None, view: memoryview, log: Path) -> None:
+    def __init__(self, pid: int, channel: Channel, data: socket.socket | None, view: memoryview, log: Path, stacks: int) -> None:
         super().__init__(channel)
-        self.pid, self.data, self.view, self.log = pid, data, view, log
+        self.pid, self.data, self.view, self.log, self.stacks = pid, data, view, log, stacks
         self._frames: list[tuple[str, Any]] = []
         self._decoder = Decoder()
 
@@ -123,6 +124,13 @@ class Ward(Peer):
 
     def reading(self) -> board.Reading:
         return board.read(self.view, time.monotonic_ns())
+
+    def ask_for_stacks(self) -> None:
+        os.ftruncate(self.stacks, 0)
+        os.kill(self.pid, STACKS_SIGNAL)
+
+    def told_stacks(self) -> str:
+        return os.pread(self.stacks, 1 << 20, 0).decode()
 
     def wait(self) -> int:
         """The exit status, or minus the signal."""
@@ -174,7 +182,7 @@ class Nursery:
 
     def spec(self, role: Any = "worker", cls: str = "Fee", stop_timeout: float = 20.0, **options: Any) -> WorkerSpec:
         self._spawned += 1
-        settings = {name: options.pop(name) for name in ("settings_path", "settings_text") if name in options}
+        settings = {name: options.pop(name) for name in ("settings_path", "settings_text", "most_messages") if name in options}
         return WorkerSpec(
             f"{cls}/0.{self._spawned}", role, cls, cls, 1, replace(OPTIONS, **options), str(self.folder), stop_timeout, epoch=7, **settings
         )
@@ -200,6 +208,7 @@ class Nursery:
             "log": log_fd,
             "board": board_fd,
             "data": data_theirs.fileno(),
+            "stacks": os.memfd_create("stacks", os.MFD_CLOEXEC),
         }
         zygote.say({"do": "spawn", "id": spec.id, "fds": list(fds)}, fds.values())
         import mmap
@@ -213,9 +222,10 @@ class Nursery:
         if answer["say"] != "spawned":
             channel.close()
             data.close()
+            os.close(fds["stacks"])
             return answer
         assert answer["id"] == spec.id
-        ward = Ward(answer["pid"], channel, data, view, log_path)
+        ward = Ward(answer["pid"], channel, data, view, log_path, fds["stacks"])
         self.wards.append(ward)
         return ward
 
@@ -223,6 +233,7 @@ class Nursery:
         for ward in self.wards:
             ward.channel.close()
             ward.data.close()
+            os.close(ward.stacks)
             try:
                 if os.waitpid(ward.pid, os.WNOHANG)[0] == 0:
                     ward.kill()

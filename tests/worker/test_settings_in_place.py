@@ -7,7 +7,7 @@ import signal
 from typing import Any
 
 import pytest
-from nursery import Nursery, Ward, until
+from nursery import Nursery, Ward, readable, until
 
 from holdfast.linux.channel import to_memfd
 
@@ -89,6 +89,7 @@ def test_a_busy_thread_takes_them_after_its_message(nursery: Nursery) -> None:
     until(lambda: ward.log.read_text().count("reload new") == 1, "the idle thread")
     ward.deliver(b"y", first=2)
     assert ward.settled(1)[0][1:] == [0, b"new new old"]
+    assert not readable(ward.channel, 0)
     (nursery.folder / "here").touch()
     assert ward.settled(1)[0][2] == b"old  old"
     ward.expect("reloaded")

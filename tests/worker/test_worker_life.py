@@ -248,6 +248,21 @@ def test_a_handler_that_forked_does_its_work_once(nursery: Nursery) -> None:
     assert ward.log.read_text().count("connection closed") == 1
 
 
+def test_a_worker_that_has_tried_its_share_says_once_that_it_is_due_and_works_on(nursery: Nursery) -> None:
+    nursery.loaded(FEE)
+    ward = nursery.spawn(most_messages=3, heartbeat=600.0).active()
+    ward.deliver(b"one", b"two")
+    ward.settled(2)
+    assert not readable(ward.channel, 0)
+    ward.deliver(b"three", first=3)
+    assert ward.expect("due") == {"say": "due", "reason": "max_messages: 3 messages tried"}
+    ward.deliver(b"four", first=4)
+    ward.settled(2)
+    drain(ward)
+    ward.expect("drained")
+    assert ward.wait() == 0
+
+
 def test_a_pause_stops_the_source_and_gives_back(nursery: Nursery) -> None:
     nursery.loaded(FEE)
     ward = nursery.spawn(batch=1).active()

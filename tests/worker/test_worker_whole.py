@@ -182,3 +182,103 @@ def test_a_worker_imports_nothing_after_its_fork(nursery: Nursery, stored: bool,
     drained(ward)
     assert [line for line in ward.log.read_text().splitlines() if line.startswith("imported")] == []
     assert ward.reading().counters["dead"] >= 3
+
+
+UNRULY = """
+import ctypes, os, resource, sys, threading
+from holdfast import Job
+
+class Stop(BaseException):
+    pass
+
+class Fee(Job):
+    schema = "CREATE TABLE IF NOT EXISTS fee (ticket INTEGER, volume INTEGER)"
+
+    def handle(self, message, db):
+        word = message.text
+        db.execute("INSERT INTO fee (ticket, volume) VALUES (:t, 1)", {"t": len(word)})
+        return getattr(self, "do_" + word, str)()
+
+    def do_exit(self):
+        sys.exit(3)
+
+    def do_stop(self):
+        raise Stop("everything")
+
+    def do_interrupt(self):
+        raise KeyboardInterrupt
+
+    def do_fork(self):
+        pid = os.fork()
+        return "child" if pid == 0 else str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    def do_exitfork(self):
+        pid = os.fork()
+        if pid == 0:
+            sys.exit(5)
+        return str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    def do_leak(self):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        self.open = []
+        while True:
+            self.open.append(os.open("/dev/null", os.O_RDONLY))
+
+    def do_tidy(self):
+        for fd in self.open:
+            os.close(fd)
+        return "tidy"
+
+    def do_segfault(self):
+        ctypes.string_at(0)
+
+    def do_abort(self):
+        os.abort()
+
+    def do_gone(self):
+        os._exit(9)
+"""
+
+
+def test_a_handler_that_exits_forks_or_raises_anything_fails_alone(nursery: Nursery) -> None:
+    """Faults 21: each is the failure of its own message, in one batch with innocents, and there is one of each effect."""
+    nursery.loaded(UNRULY, preload=())
+    store = f"sqlite:///{nursery.folder}/fee.db"
+    nursery.spawn("prepare", store=store).expect("prepared")
+    ward = nursery.spawn(store=store, dead_letter="store").active()
+    ward.deliver(b"a", b"exit", b"bb", b"stop", b"interrupt", b"fork", b"exitfork", b"lastly12")
+    outcomes = {item[0]: item[1:] for item in ward.settled(8)}
+    assert outcomes == {
+        1: [0, b""], 2: [1, b"FALSE"], 3: [0, b""], 4: [1, b"FALSE"], 5: [1, b"FALSE"], 6: [0, b"0"], 7: [0, b"5"], 8: [0, b""],
+    }  # fmt: skip
+    drained(ward)
+    assert tickets(nursery) == [(1, 1), (2, 1), (4, 1), (8, 2)]
+    reading = ward.reading()
+    assert (reading.counters["handled"], reading.counters["dead"]) == (5, 3)
+
+
+def test_a_handler_that_leaks_descriptors_fails_and_the_worker_goes_on(nursery: Nursery) -> None:
+    nursery.loaded(UNRULY, preload=())
+    store = f"sqlite:///{nursery.folder}/fee.db"
+    nursery.spawn("prepare", store=store).expect("prepared")
+    ward = nursery.spawn(store=store, dead_letter="store", batch=1).active()
+    ward.deliver(b"leak", b"a", b"tidy", b"bb")
+    outcomes = {item[0]: item[1:] for item in ward.settled(4)}
+    assert outcomes == {1: [1, b"FALSE"], 2: [0, b""], 3: [0, b"tidy"], 4: [0, b""]}
+    assert "Too many open files" in ward.log.read_text()
+    drained(ward)
+    assert tickets(nursery) == [(1, 1), (2, 1), (4, 1)]
+
+
+@pytest.mark.parametrize(("word", "status"), [("segfault", -signal.SIGSEGV), ("abort", -signal.SIGABRT), ("gone", 9)])
+def test_a_message_that_kills_its_worker_is_named_by_the_board(nursery: Nursery, word: str, status: int) -> None:
+    """Faults 20: what was begun is the suspect, and nothing of it has happened."""
+    nursery.loaded(UNRULY, preload=())
+    store = f"sqlite:///{nursery.folder}/fee.db"
+    nursery.spawn("prepare", store=store).expect("prepared")
+    ward = nursery.spawn(store=store).active()
+    ward.deliver(b"a", word.encode(), b"bb")
+    assert ward.wait() == status
+    assert [begun.seqs for begun in ward.reading().begun] == [(2,)]
+    assert tickets(nursery) == []
+    assert ("do_" + word in ward.log.read_text()) == (status < 0)

@@ -137,8 +137,8 @@ def test_a_child_is_clean(nursery: Nursery) -> None:
         answers.append(number)
         assert Path(f"/proc/{ward.pid}/comm").read_text() == "hf:Fee/0\n"
         assert os.readlink(f"/proc/{ward.pid}/fd/0") == os.devnull
-        # log twice, null, channel, data, wake, epoll; nothing of the zygote's, and nothing of the other worker's
-        assert len(fds_of(ward.pid)) <= 8
+        # log twice, null, channel, data, stacks, wake, epoll; nothing of the zygote's, and nothing of the other worker's
+        assert len(fds_of(ward.pid)) <= 9
     assert answers[0] != answers[1]
 
 
@@ -271,6 +271,7 @@ def test_many_spawns_leak_nothing(nursery: Nursery) -> None:
         assert ward.wait() == -signal.SIGKILL
         ward.channel.close()
         ward.data.close()
+        os.close(ward.stacks)
         nursery.wards.remove(ward)
     assert sorted(fds_of(nursery.process.pid)) == before
     assert children_of(nursery.process.pid) == ""

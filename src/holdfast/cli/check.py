@@ -14,7 +14,7 @@ from holdfast.cli.following import lock_path
 from holdfast.cli.preflight import Ground, examine
 from holdfast.errors import HoldfastError
 from holdfast.linux.holder import holder
-from holdfast.model.configuration import Configuration, require_runnable
+from holdfast.model.configuration import Configuration, JobConfig, require_runnable
 from holdfast.model.spec import guarantee
 from holdfast.model.urls import SourceAddress, StoreAddress
 from holdfast.supervisor.listeners import bind_tcp
@@ -37,11 +37,25 @@ def check(call: Call) -> Checked:
     if ground.options.settings:
         clerk("settings", ground, path=ground.options.settings)
     warnings = list(_warnings(configuration))
-    stores = [{"name": job.name, "store": job.options.store, "threads": job.options.threads} for job in configuration.jobs.values()]
+    stores = [
+        {"name": job.name, "store": job.options.store, "threads": job.options.threads, "connections": _connections(configuration, job)}
+        for job in configuration.jobs.values()
+    ]
     if any(store["store"] for store in stores):
         warnings += clerk("findings", ground, jobs=stores)
     _check_ports(ground, configuration)
     return Checked(ground, configuration, warnings)
+
+
+def _connections(configuration: Configuration, job: JobConfig) -> int:
+    """How many connections all jobs of this store's server open together, the heirs of a rollout included."""
+    same = [other for other in configuration.jobs.values() if _place(other.options.store) == _place(job.options.store)]
+    return sum((other.options.threads or 1) * (other.options.processes + bool(other.options.overlap)) for other in same)
+
+
+def _place(url: str) -> str:
+    """The server in a store's URL, without user and database."""
+    return url.partition("://")[2].rpartition("/")[0].rpartition("@")[2]
 
 
 def run(arguments: argparse.Namespace, call: Call) -> int:

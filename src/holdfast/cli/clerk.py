@@ -56,7 +56,7 @@ def _findings(order: Mapping[str, Any]) -> list[str]:
             continue
         store = open_store(job["store"], job["name"], threads=job["threads"], timeout=_TIMEOUT)
         try:
-            found += [f"{job['name']}: {finding}" for finding in store.findings()]
+            found += [f"{job['name']}: {finding}" for finding in store.findings(job["connections"])]
         finally:
             store.close()
     return found

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(command: Command | None, words: list[str]) -> int:
     if command is not None:
-        arguments = parser_of(command).parse_args(words[1:])
+        arguments = parser_of(command).parse_intermixed_args(words[1:])
         return command.run(arguments, call_of(arguments))
     return _without_command(words)
 

@@ -7,6 +7,9 @@ import os
 import signal
 from dataclasses import dataclass
 
+#: Has a worker write the stacks of its threads into its `stacks` memfd.
+STACKS_SIGNAL = signal.SIGRTMIN + 1
+
 PR_SET_NAME, PR_SET_CHILD_SUBREAPER, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 15, 36, 24, 38
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -84,6 +87,21 @@ def parent(pid: int) -> int | None:
     return int(fields[1]) if fields else None
 
 
+def session(pid: int) -> int | None:
+    """The session it belongs to; None when there is no such process."""
+    fields = _stat(pid)
+    return int(fields[3]) if fields else None
+
+
+def has_mark(pid: int, mark: str) -> bool:
+    """Whether it was executed with `NAME=value` in its environment."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return mark.encode() in file.read().split(b"\0")
+    except OSError:
+        return False
+
+
 def children(pid: int) -> list[int]:
     """PIDs of the children of all threads of this process."""
     found: list[int] = []
@@ -121,6 +139,11 @@ def rss_bytes(pid: int) -> int:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
         return 0
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether it was stopped by a signal, and so does nothing at all."""
+    return _stat(pid)[:1] == ["T"]
 
 
 def boot_id() -> str:

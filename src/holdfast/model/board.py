@@ -7,10 +7,12 @@ lock is needed; a reader sees each number whole (aligned 8 byte writes), but not
 Layout (little endian, all fields u64):
 
     header   magic, version, threads, batch, heartbeat_ns, loop_ns, pid, state
-    thread   since_ns, deadline_ns, count, seq[batch], counters[COUNTERS], rate[RATE_SLOTS][2], latency[BUCKETS]   (one a thread)
+    thread   since_ns, deadline_ns, count, ident, seq[batch], counters[COUNTERS], rate[RATE_SLOTS][2], latency[BUCKETS]   (one a thread)
 
 `since_ns` is 0 while the thread is idle. `seq` are the delivery sequences of the messages that are begun *now*: the one in
-`handle`, or the list in `handle_batch`. Times are CLOCK_MONOTONIC.
+`handle`, or the list in `handle_batch`. `ident` is the thread as faulthandler names it. Times are CLOCK_MONOTONIC.
+
+A board of version 1 has no `ident`; workers of the version before may still write such.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 MAGIC = 0x484F4C44
-VERSION = 1
+VERSION = 2
 COUNTERS = ("handled", "failed", "retried", "dead", "duplicates", "batches", "replays", "rejected")
+_TRIES = ("handled", "failed", "rejected")
 BUCKETS = 64
 RATE_SLOTS = 8
 RATE_SECONDS = 10
@@ -31,8 +34,13 @@ _U64X2 = struct.Struct("<QQ")
 _U64X3 = struct.Struct("<QQQ")
 
 
-def _thread_size(batch: int) -> int:
-    return 8 * (3 + batch + len(COUNTERS) + 2 * RATE_SLOTS + BUCKETS)
+def _before_seqs(version: int) -> int:
+    """Fields of a thread's part before `seq`."""
+    return 3 if version < 2 else 4
+
+
+def _thread_size(batch: int, version: int = VERSION) -> int:
+    return 8 * (_before_seqs(version) + batch + len(COUNTERS) + 2 * RATE_SLOTS + BUCKETS)
 
 
 def size(threads: int, batch: int) -> int:
@@ -79,10 +87,14 @@ class ThreadBoard:
         self._view = view
         self._offset = offset
         self._batch = batch
-        self._seqs = offset + 24
+        self._seqs = offset + 8 * _before_seqs(VERSION)
         self._counters = self._seqs + 8 * batch
         self._rate = self._counters + 8 * len(COUNTERS)
         self._latency = self._rate + 16 * RATE_SLOTS
+
+    def belongs_to(self, ident: int) -> None:
+        """Which thread writes here."""
+        _U64.pack_into(self._view, self._offset + 24, ident)
 
     def begin(self, seq: int, now_ns: int, deadline_ns: int) -> None:
         """This message is being handled from now on."""
@@ -110,6 +122,10 @@ class ThreadBoard:
         """Add to a counter."""
         at = self._counters + 8 * COUNTERS.index(name)
         _U64.pack_into(self._view, at, _U64.unpack_from(self._view, at)[0] + by)
+
+    def tried(self) -> int:
+        """How often a message (or a round of run()) was tried to its end, well or not: for the worker's own I/O loop."""
+        return sum(_U64.unpack_from(self._view, self._counters + 8 * COUNTERS.index(name))[0] for name in _TRIES)
 
     def settled(self, messages: int, latencies_ns: Sequence[int], now_ns: int) -> None:
         """Count messages that were settled just now into the rate and the latency histogram."""
@@ -139,6 +155,7 @@ class Reading:
     heartbeat_ns: int = 0
     pid: int = 0
     begun: list[Begun] = field(default_factory=list)
+    idents: list[int] = field(default_factory=list)  # of each thread, 0 where it is not known
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
     last_minute: int = 0
     latency: list[int] = field(default_factory=lambda: [0] * BUCKETS)
@@ -146,19 +163,21 @@ class Reading:
 
 def read(view: memoryview | bytes, now_ns: int) -> Reading:
     """Read a board; one that its worker has not written yet reads as empty."""
-    magic, _version, threads, batch, heartbeat_ns, _loop, pid, _state = _HEADER.unpack_from(view, 0)
+    magic, version, threads, batch, heartbeat_ns, _loop, pid, _state = _HEADER.unpack_from(view, 0)
     result = Reading()
     if magic != MAGIC:
         return result
     result.heartbeat_ns, result.pid = heartbeat_ns, pid
     period = now_ns // (RATE_SECONDS * 10**9)
     for index in range(threads):
-        at = _HEADER.size + index * _thread_size(batch)
+        at = _HEADER.size + index * _thread_size(batch, version)
         since, deadline, count = _U64X3.unpack_from(view, at)
-        seqs = struct.unpack_from(f"<{min(count, batch)}Q", view, at + 24)
+        result.idents.append(_U64.unpack_from(view, at + 24)[0] if version >= 2 else 0)
+        at += 8 * _before_seqs(version)
+        seqs = struct.unpack_from(f"<{min(count, batch)}Q", view, at)
         if since:
             result.begun.append(Begun(index, since, deadline, seqs))
-        at += 24 + 8 * batch
+        at += 8 * batch
         for name, value in zip(COUNTERS, struct.unpack_from(f"<{len(COUNTERS)}Q", view, at), strict=True):
             result.counters[name] += value
         at += 8 * len(COUNTERS)

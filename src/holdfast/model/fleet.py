@@ -276,13 +276,18 @@ class Fleet:
                 self._give_way(job, theirs, now, effects)
 
     def _give_way(self, job: JobFleet, theirs: list[int], now: float, effects: list[Effect]) -> None:
-        """Those beside get their places back; who came instead drains, and has no place any more."""
+        """Those beside get their places back, as many as are wanted now; who came instead drains, and has no place any more."""
+        wanted = job.ordinary()
         for number in [number for number in job.slots if number not in theirs]:
             slot = job.slots.pop(number)
             for worker in (slot.incumbent, slot.heir):
                 if worker is not None:
                     self.drain(worker, "its ingress is not wanted", now, effects)
-        job.move({beside(number): number for number in (QUARANTINE_SLOT, *range(BESIDE))}, self.workers.values())
+        job.move({number: number - BESIDE if number >= BESIDE else QUARANTINE_SLOT for number in theirs}, self.workers.values())
+        for number in wanted:
+            job.slots.setdefault(number, Slot(self.generation))
+        for number in [number for number in job.ordinary() if number not in wanted]:
+            self.retire(job, number, "scaled down", now, effects)
 
     def _stop(self, within: float, now: float, effects: list[Effect]) -> None:
         self.stopping = True

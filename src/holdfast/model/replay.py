@@ -3,8 +3,9 @@
 A group of messages is tried in one transaction. When that is undone, `next_groups` says how its messages are tried again, so that
 
 - an innocent message runs at most twice because of others' faults (halves of `handle_batch` excepted: nobody knows the offender);
-- weather (deadlocks, a store that is away) counts nobody's attempt, but is not believed for ever: after MOST_REPLAYS the messages
-  are tried one by one, and there each answers for itself.
+- weather counts nobody's attempt. Deadlocks and lost connections, which a message may cause, are not believed for ever: after
+  MOST_REPLAYS the messages are tried one by one, and there each answers for itself. A store that says itself that it cannot (full,
+  read-only) is waited for as long as it takes.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ class Trouble(Enum):
     BREACH = "a handler broke the transaction"
     BATCH = "handle_batch failed"
     TRANSIENT = "the store asks for a replay"
+    LOST = "the connection to the store is lost"
     AWAY = "the store is away"
     REFUSED = "the store refused the inbox, the record or the commit"
 
 
-WEATHER = frozenset({Trouble.TRANSIENT, Trouble.AWAY})
+WEATHER = frozenset({Trouble.TRANSIENT, Trouble.LOST, Trouble.AWAY})
 
 
 @dataclass(slots=True)

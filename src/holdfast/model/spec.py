@@ -49,6 +49,7 @@ class WorkerSpec:
     settings_path: str = ""  # tells the format by its ending
     settings_text: str | None = None
     epoch: int = 0  # of the ingress that the data channel belongs to
+    most_messages: int = 0  # after so many the worker says that it is due to be replaced; 0: never
 
     def to_json(self) -> dict[str, Any]:
         data = {f.name: getattr(self, f.name) for f in fields(self)}

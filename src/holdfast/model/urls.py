@@ -3,6 +3,7 @@
     zmq+rep://127.0.0.1:5555      zmq+pull://*:5556      zmq+sub://[::1]:5557?topic=fee&topic=rate
     zmq+rep:///run/fee/in.sock    zmq+sub://feed.example.org:6000?connect=true
     sqlite:///fee.db (relative)   sqlite:////var/lib/fee/fee.db      sqlite:// (in memory)
+    mysql://USER:PASSWORD@HOST:PORT/DATABASE      postgresql://USER:PASSWORD@HOST:PORT/DATABASE
 
 A ZeroMQ source binds, also `zmq+sub`, unless `connect=true` says otherwise.
 """
@@ -23,7 +24,12 @@ Transport = Literal["rep", "pull", "sub"]
 _SOURCES: dict[str, Transport] = {"zmq+rep": "rep", "zmq+pull": "pull", "zmq+sub": "sub"}
 _SOURCES_OF_EXTRAS = {"amqp": "rabbitmq", "amqps": "rabbitmq"}
 _SOURCES_LATER = ("tcp", "udp", "unix", "fifo", "timer")
-_STORES_OF_EXTRAS = {"mysql": "mysql", "mariadb": "mysql", "postgresql": "postgresql", "postgres": "postgresql"}
+#: How a store is written, which database it is, and the extra that brings its driver.
+_SERVERS = {
+    **dict.fromkeys(("mysql", "mariadb", "mysql+pymysql", "mariadb+pymysql"), ("mysql", "mysql")),
+    **dict.fromkeys(("mysql+mysqldb", "mariadb+mysqldb"), ("mysql", "mysqlclient")),
+    **dict.fromkeys(("postgresql", "postgres", "postgresql+psycopg"), ("postgresql", "postgresql")),
+}
 _SOURCE_FORM = "write it as zmq+rep://HOST:PORT or zmq+rep:///PATH"
 _STORE_FORM = "write it as sqlite:///fee.db or sqlite:////var/lib/fee/fee.db"
 _UNIX_PATH_MOST = 107
@@ -56,8 +62,10 @@ class SourceAddress:
 class StoreAddress:
     """A database. `path` is as written: relative paths belong to the working directory; empty for one in memory."""
 
-    scheme: str
-    path: str
+    scheme: str  # sqlite, mysql (also for MariaDB) or postgresql
+    path: str = ""
+    written: str = "sqlite"
+    extra: str = ""  # of ours, which brings the driver
 
     @property
     def server(self) -> bool:
@@ -88,11 +96,10 @@ def parse_source(url: str) -> SourceAddress:
 def parse_store(url: str) -> StoreAddress:
     """What a store URL says. ConfigurationError for one that cannot be used; it never repeats a password."""
     scheme, rest = _split(url, _STORE_FORM)
-    base = scheme.partition("+")[0]
-    if base in _STORES_OF_EXTRAS:
-        _refuse_extra(f"{base}:// stores", _STORES_OF_EXTRAS[base], "use sqlite:///fee.db until then")
+    if scheme in _SERVERS:
+        return _server(scheme, rest)
     if scheme != "sqlite":
-        _refuse_unknown("store", scheme, ["sqlite", *_STORES_OF_EXTRAS], ["sqlite"])
+        _refuse_unknown("store", scheme, ["sqlite", *_SERVERS], ["sqlite", "mysql", "postgresql"])
     if rest and not rest.startswith("/"):
         raise ConfigurationError("this SQLite URL names a host, and SQLite has none", remedy=_STORE_FORM)
     if "?" in rest or "#" in rest:
@@ -100,6 +107,21 @@ def parse_store(url: str) -> StoreAddress:
     if rest.endswith("/"):
         raise ConfigurationError("this SQLite URL names no file", remedy=_STORE_FORM)
     return StoreAddress("sqlite", rest[1:])
+
+
+def _server(scheme: str, rest: str) -> StoreAddress:
+    kind, extra = _SERVERS[scheme]
+    form = f"write it as {kind}://USER:PASSWORD@HOST:PORT/DATABASE"
+    place, _, database = re.split(r"[?#]", rest, maxsplit=1)[0].rpartition("/")
+    host = place.rpartition("@")[2]
+    if not place or not database or "/" in place.rpartition("@")[0] + host:
+        raise ConfigurationError(
+            "this store names no host, or no database", remedy=f"{form}; write / ? # @ in a password as %2F %3F %23 %40"
+        )
+    port = re.search(r":([^:\]]*)$", host)
+    if port is not None:
+        _port(port[1])
+    return StoreAddress(kind, written=scheme, extra=extra)
 
 
 def masked(text: str) -> str:

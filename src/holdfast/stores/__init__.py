@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 from holdfast.errors import ConfigurationError
+from holdfast.model.urls import parse_store
 
 if TYPE_CHECKING:
     from holdfast.stores.base import Store
 
-_LATER = {"mysql", "mariadb", "postgresql", "postgres"}
-
 
 def open_store(url: str, job: str, *, threads: int = 1, timeout: float = 30.0) -> Store:
-    """Open the store behind a URL, for one job in this process; ConfigurationError when the scheme is not to be had.
+    """Open the store behind a URL, for one job in this process; ConfigurationError when the scheme or its driver is not to be had.
 
     `threads` is how many connections this process will open. `timeout`, in seconds, is how long a statement may wait for others.
     """
-    scheme = url.partition(":")[0].partition("+")[0]
-    if scheme == "sqlite":
-        from holdfast.stores.sqlite import SqliteStore
+    address = parse_store(url)
+    try:
+        if address.scheme == "sqlite":
+            from holdfast.stores.sqlite import SqliteStore
 
-        return SqliteStore(url, job, threads, timeout)
-    if scheme in _LATER:
-        raise ConfigurationError(f"{scheme}:// stores are not in this version", where="store", remedy="use sqlite:///fee.db until they are")
-    near = difflib.get_close_matches(scheme, ["sqlite"], 1)
-    guess = f"did you mean '{near[0]}'?" if near else "known: sqlite"
-    raise ConfigurationError(f"unknown store scheme '{scheme}'", where="store", remedy=guess)
+            return SqliteStore(url, job, threads, timeout)
+        if address.scheme == "mysql":
+            from holdfast.stores.mysql import MysqlStore
+
+            return MysqlStore(url, job, threads, timeout)
+        from holdfast.stores.postgresql import PostgresStore
+
+        return PostgresStore(url, job, threads, timeout)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"{address.written}:// stores need {error.name}, which is not installed",
+            where="store",
+            remedy=f"pip install 'holdfast[{address.extra}]'",
+        ) from error

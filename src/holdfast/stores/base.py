@@ -20,7 +20,8 @@ class Fault(enum.Enum):
 
     MESSAGE = "message"  # the message, or the code that handled it, is at fault
     TRANSIENT = "transient"  # deadlock, lock wait, serialization: replay, count nobody's attempt
-    AWAY = "away"  # the store is gone, full, read-only: pause the source
+    LOST = "lost"  # the connection is gone, for which a message may be the reason: replay, but not for ever
+    AWAY = "away"  # the store says that it cannot: full, read-only, no connections left. Pause the source; no message is to blame
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,11 @@ class Transaction(Protocol):
 
     db: Any  # the user's `db`: holdfast.stores.database.Database
 
+    @property
+    def lost(self) -> BaseException | None:
+        """The error of the store that has ended this transaction, even if a handler has caught it."""
+        ...
+
     def claim(self, claims: Sequence[Claim]) -> list[Decision]:
         """Ask the inbox; its first statement. Decisions in the order of the claims. At most one RUN per identity, also within the list."""
         ...
@@ -152,6 +158,10 @@ class Connection(Protocol):
         """Begin the one transaction; checks first whether the connection is alive, opens it again where not."""
         ...
 
+    def probe(self) -> None:
+        """Raise what the store says when a fresh connection wants to write."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -168,8 +178,8 @@ class Store(Protocol):
         ...
 
     def fault(self, error: BaseException) -> Fault: ...
-    def findings(self) -> list[str]:
-        """What `check` warns about."""
+    def findings(self, connections: int = 0) -> list[str]:
+        """What `check` warns about; `connections` is how many the daemon's processes can have open together."""
         ...
 
     def clean(self, older_than: float, most: int) -> int:

@@ -2,13 +2,16 @@
 
 A message with an identity has a row of its own, inserted first; the primary key decides between two that come at once. Messages
 that have a delivery id only share one row a batch (a redelivery is looked up there; other traffic pays no select).
+
+What differs between databases is in their own files: how rows are inserted that may be there, and how one waits for a commit that
+a lost connection has left under way.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,17 +20,13 @@ from sqlalchemy import Connection
 
 from holdfast.model.delivery import DONE
 from holdfast.stores.base import Claim, Decision, Verdict
+from holdfast.stores.statements import own
 
 TRUE = b"TRUE"
-_ROWS_A_STATEMENT = 150  # six values each stay below the 999 of older SQLite
+ROWS_A_STATEMENT = 150  # six values each stay below the 999 of older SQLite
+_BLOCK = 12  # a row of holdfast_batch covers sequences that agree but for so many bits
 
-TABLES = (
-    """CREATE TABLE IF NOT EXISTS holdfast_inbox (scope TEXT NOT NULL, id BLOB NOT NULL, digest BLOB NOT NULL, outcome INTEGER NOT NULL,
-       answer BLOB, seen_at REAL NOT NULL, PRIMARY KEY (scope, id)) WITHOUT ROWID""",
-    """CREATE TABLE IF NOT EXISTS holdfast_batch (id INTEGER PRIMARY KEY, scope TEXT NOT NULL, epoch TEXT NOT NULL, low INTEGER NOT NULL,
-       high INTEGER NOT NULL, data BLOB NOT NULL, seen_at REAL NOT NULL)""",
-    "CREATE INDEX IF NOT EXISTS holdfast_batch_low ON holdfast_batch (scope, epoch, low)",
-)
+Row = tuple[bytes, int, bytes | None]
 
 
 def hashed(identity: bytes) -> bytes:
@@ -36,7 +35,7 @@ def hashed(identity: bytes) -> bytes:
 
 
 class Inbox:
-    """The inbox of one job on one connection."""
+    """The inbox of one job on one connection; as it is, SQLite's."""
 
     def __init__(self, connection: Connection, scope: str) -> None:
         self._connection = connection
@@ -49,136 +48,193 @@ class Inbox:
 
     def claim(self, claims: Sequence[Claim]) -> list[Decision]:
         """Decide on each claim; see `holdfast.stores.base.Transaction.claim`."""
-        fresh = self._insert({hashed(c.identity): c for c in reversed(claims) if c.identity is not None})
+        delivered = [claim for claim in claims if claim.identity is None and claim.redelivered]
+        done = self._in_batches(delivered) if delivered else {}
+        wanted = {hashed(c.identity): c for c in reversed(claims) if c.identity is not None}
+        fresh, busy = self._insert_or_wait(sorted(wanted), wanted) if wanted else (set(), set())
+        self._granted |= fresh
+        seen = self._rows(key for key in wanted if key not in fresh and key not in busy)
         decisions = []
         for claim in claims:
             if claim.identity is None:
-                decisions.append(self._in_batches(claim) if claim.redelivered else Decision(Verdict.RUN))
-            elif hashed(claim.identity) in fresh:
-                decisions.append(self._first(claim, fresh))
+                decisions.append(done.get((claim.epoch, claim.seq)) or Decision(Verdict.RUN))
+                continue
+            key = hashed(claim.identity)
+            if key in fresh:
+                decisions.append(_first(claim, wanted[key]))
             else:
-                decisions.append(self._seen(claim))
+                decisions.append(Decision(Verdict.BUSY) if key in busy else self._seen(claim, key, seen))
         return decisions
 
-    def _first(self, claim: Claim, fresh: dict[bytes, Claim]) -> Decision:
-        """The first of an identity in this list runs; a second one asks again when the first one's answer is known."""
-        assert claim.identity is not None
-        owner = fresh[hashed(claim.identity)]
-        if owner is claim:
-            return Decision(Verdict.RUN)
-        return Decision(Verdict.BUSY if owner.digest == claim.digest else Verdict.CLASH)
+    def _insert_or_wait(self, keys: list[bytes], wanted: dict[bytes, Claim]) -> tuple[set[bytes], set[bytes]]:
+        """Insert what is not there yet, sorted (two batches then never wait for each other in a circle); what was new, what is contested.
 
-    def _insert(self, wanted: dict[bytes, Claim]) -> dict[bytes, Claim]:
-        """Insert what is not there yet, sorted (two batches then never wait for each other in a circle); returns what was new."""
-        keys, now, fresh = sorted(wanted), time.time(), {}
-        for start in range(0, len(keys), _ROWS_A_STATEMENT):
-            part = keys[start : start + _ROWS_A_STATEMENT]
-            values: list[Any] = []
-            for key in part:
-                values += (self._scope, key, wanted[key].digest, DONE, None, now)
-            groups = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(part))
-            sql = f"INSERT INTO holdfast_inbox VALUES {groups} ON CONFLICT DO NOTHING RETURNING id"
-            for (key,) in self._connection.exec_driver_sql(sql, tuple(values)):
-                fresh[key] = wanted[key]
-        self._granted.update(fresh)
+        In its general form a contested identity is waited for only so long, and then set aside; its batch goes on.
+        """
+        try:
+            return self._insert_all(keys, wanted), set()
+        except Exception as error:
+            if not self._contested(error):
+                raise
+        self._begin_again()
+        fresh: set[bytes] = set()
+        busy: set[bytes] = set()
+        for key in keys:
+            try:
+                with self._connection.begin_nested():
+                    fresh |= self._insert([key], wanted)
+            except Exception as error:
+                if not self._contested(error):
+                    raise
+                busy.add(key)
+        self._be_patient()
+        return fresh, busy
+
+    def _insert_all(self, keys: list[bytes], wanted: dict[bytes, Claim]) -> set[bytes]:
+        fresh: set[bytes] = set()
+        for start in range(0, len(keys), ROWS_A_STATEMENT):
+            fresh |= self._insert(keys[start : start + ROWS_A_STATEMENT], wanted)
         return fresh
 
-    def _seen(self, claim: Claim) -> Decision:
-        assert claim.identity is not None
-        row = self._connection.exec_driver_sql(
-            "SELECT digest, outcome, answer FROM holdfast_inbox WHERE scope = ? AND id = ?", (self._scope, hashed(claim.identity))
-        ).one()
-        if row[0] != claim.digest:
-            return Decision(Verdict.CLASH)
-        if hashed(claim.identity) in self._granted:
-            return Decision(Verdict.BUSY)  # the row says DONE before it is done
-        return Decision(Verdict.DONE, row[1], TRUE if row[2] is None else row[2])
+    def _insert(self, keys: list[bytes], wanted: dict[bytes, Claim]) -> set[bytes]:
+        """Insert these where they are not there yet; returns those that were new."""
+        now, values = time.time(), []
+        for key in keys:
+            values += [self._scope, key, wanted[key].digest, DONE, None, now]
+        groups = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(keys))
+        sql = (
+            f"INSERT INTO holdfast_inbox (scope, id, digest, outcome, answer, seen_at) VALUES {groups} ON CONFLICT DO NOTHING RETURNING id"
+        )
+        return {bytes(row[0]) for row in own(self._connection, sql, tuple(values))}
 
-    def _in_batches(self, claim: Claim) -> Decision:
-        rows = self._connection.exec_driver_sql(
-            "SELECT data FROM holdfast_batch WHERE scope = ? AND epoch = ? AND low <= ? AND high >= ?",
-            (self._scope, f"{claim.epoch:x}", claim.seq, claim.seq),
-        ).all()
-        for (data,) in rows:
-            for seq, outcome, answer in msgspec.msgpack.decode(data):
-                if seq == claim.seq:
-                    return Decision(Verdict.DONE, outcome, TRUE if answer is None else answer)
-        return Decision(Verdict.RUN)
+    def _contested(self, _error: Exception) -> bool:
+        """Whether the error says that another transaction held one of them for too long."""
+        return False
+
+    def _begin_again(self) -> None:
+        """After a contested insert: make the transaction usable, and impatient."""
+
+    def _be_patient(self) -> None:
+        """Undo the impatience."""
+
+    def _rows(self, keys: Iterable[bytes]) -> dict[bytes, Row]:
+        every, found = list(keys), {}
+        for part in _parts(every):
+            marks = ", ".join("?" * len(part))
+            sql = f"SELECT id, digest, outcome, answer FROM holdfast_inbox WHERE scope = ? AND id IN ({marks})"
+            for row in own(self._connection, sql, (self._scope, *part)):
+                found[bytes(row[0])] = (bytes(row[1]), row[2], row[3])
+        return found
+
+    def _seen(self, claim: Claim, key: bytes, seen: dict[bytes, Row]) -> Decision:
+        if key not in seen:
+            return Decision(Verdict.BUSY)  # forgotten since
+        digest, outcome, answer = seen[key]
+        if digest != claim.digest:
+            return Decision(Verdict.CLASH)
+        if key in self._granted:
+            return Decision(Verdict.BUSY)  # the row says DONE before it is done
+        return Decision(Verdict.DONE, outcome, TRUE if answer is None else bytes(answer))
+
+    def _in_batches(self, claims: list[Claim]) -> dict[tuple[int, int], Decision]:
+        """What was done under a delivery id, by epoch and sequence."""
+        self._await_commits(claims)
+        found = {}
+        for epoch, block in sorted({(claim.epoch, claim.seq >> _BLOCK) for claim in claims}):
+            for (data,) in own(self._connection, self._lookup(), (self._scope, f"{epoch:x}", block)).all():
+                for seq, outcome, answer in msgspec.msgpack.decode(data):
+                    found[epoch, seq] = Decision(Verdict.DONE, outcome, TRUE if answer is None else answer)
+        return found
+
+    def _lookup(self) -> str:
+        return "SELECT data FROM holdfast_batch WHERE scope = ? AND epoch = ? AND block = ?"
+
+    def _await_commits(self, claims: list[Claim]) -> None:
+        """Wait until no transaction that may have done these is in the middle of its commit."""
 
     def release(self, claims: Sequence[Claim]) -> None:
         """Take claims back that were granted in this transaction."""
-        for claim in claims:
-            if claim.identity is not None:
-                self._granted.discard(hashed(claim.identity))
-                self._connection.exec_driver_sql(
-                    "DELETE FROM holdfast_inbox WHERE scope = ? AND id = ?", (self._scope, hashed(claim.identity))
-                )
+        keys = [hashed(claim.identity) for claim in claims if claim.identity is not None]
+        self._granted.difference_update(keys)
+        for part in _parts(sorted(keys)):
+            own(
+                self._connection,
+                f"DELETE FROM holdfast_inbox WHERE scope = ? AND id IN ({', '.join('?' * len(part))})",
+                (self._scope, *part),
+            )
 
     def record(self, answers: Sequence[tuple[Claim, int, bytes]]) -> None:
         """Store outcomes: the row inserted by the claim says DONE and TRUE already, others are updated."""
-        by_epoch: dict[int, list[tuple[int, int, bytes | None]]] = {}
+        blocks: dict[tuple[int, int], list[tuple[int, int, bytes | None]]] = {}
         changed = []
         for claim, outcome, answer in answers:
             stored = None if answer == TRUE else answer
             if claim.identity is None:
-                by_epoch.setdefault(claim.epoch, []).append((claim.seq, outcome, stored))
+                blocks.setdefault((claim.epoch, claim.seq >> _BLOCK), []).append((claim.seq, outcome, stored))
             else:
                 key = hashed(claim.identity)
                 self._granted.discard(key)
                 if outcome != DONE or stored is not None:
-                    changed.append((outcome, stored, self._scope, key))
+                    changed.append((outcome, stored, key, claim.digest))
         if changed:
-            self._connection.exec_driver_sql("UPDATE holdfast_inbox SET outcome = ?, answer = ? WHERE scope = ? AND id = ?", changed)
-        for epoch, rows in by_epoch.items():
-            seqs = [row[0] for row in rows]
-            self._connection.exec_driver_sql(
-                "INSERT INTO holdfast_batch (scope, epoch, low, high, data, seen_at) VALUES (?, ?, ?, ?, ?, ?)",
-                (self._scope, f"{epoch:x}", min(seqs), max(seqs), msgspec.msgpack.encode(rows), time.time()),
-            )
+            self._update(sorted(changed, key=lambda row: row[2]))
+        for (epoch, block), rows in sorted(blocks.items()):
+            self._insert_batch(epoch, block, msgspec.msgpack.encode(rows))
+
+    def _update(self, changed: list[tuple[int, bytes | None, bytes, bytes]]) -> None:
+        rows = [(outcome, answer, self._scope, key) for outcome, answer, key, _digest in changed]
+        own(self._connection, "UPDATE holdfast_inbox SET outcome = ?, answer = ? WHERE scope = ? AND id = ?", rows)
+
+    def _insert_batch(self, epoch: int, block: int, data: bytes) -> None:
+        sql = "INSERT INTO holdfast_batch (scope, epoch, block, data, seen_at) VALUES (?, ?, ?, ?, ?)"
+        own(self._connection, sql, (self._scope, f"{epoch:x}", block, data, time.time()))
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep:
-    """Where cleaning goes on: behind these keys. It walks along the primary keys, for an index on the time would cost every insert."""
+class Old:
+    """Keys of rows that are old."""
 
-    identity: bytes = b""
-    batch: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The rows between `after` and `upto`, of which so many are old."""
-
-    after: Sweep
-    upto: Sweep
-    before: float
-    old: int
+    inbox: list[bytes]
+    batch: list[int]
+    before: float  # seconds since the epoch
 
 
-def look(connection: Connection, scope: str, sweep: Sweep, older_than: float, most: int) -> tuple[Sweep, Window]:
-    """Look at the next `most` rows of either table; returns where the next look begins. Writes nothing."""
-    before = time.time() - older_than
-    upto, count, old = connection.exec_driver_sql(
-        """SELECT max(id), count(*), coalesce(sum(seen_at < ?), 0) FROM
-           (SELECT id, seen_at FROM holdfast_inbox WHERE scope = ? AND id > ? ORDER BY id LIMIT ?)""",
-        (before, scope, sweep.identity, most),
-    ).one()
-    upto_batch, batches, old_batches = connection.exec_driver_sql(
-        """SELECT max(id), count(*), coalesce(sum(seen_at < ? AND scope = ?), 0) FROM
-           (SELECT id, scope, seen_at FROM holdfast_batch WHERE id > ? ORDER BY id LIMIT ?)""",
-        (before, scope, sweep.batch, most),
-    ).one()
-    window = Window(sweep, Sweep(upto or b"", upto_batch or 0), before, old + old_batches)
-    return Sweep(upto if count == most else b"", upto_batch if batches == most else 0), window
+class Cleaning:
+    """Forgetting of what is old: a walk along the primary keys, a chunk at a time, since an index by time would halve the inserts."""
+
+    def __init__(self, scope: str) -> None:
+        self._scope = scope
+        self._at = b""
+        self._batch_at = 0
+
+    def look(self, connection: Connection, older_than: float, most: int) -> Old:
+        """Look at the next `most` rows of either table; writes nothing. Ids of batches grow with time, so the old ones come first."""
+        before = time.time() - older_than
+        sql = "SELECT id, seen_at FROM holdfast_inbox WHERE scope = ? AND id > ? ORDER BY id LIMIT ?"
+        rows = own(connection, sql, (self._scope, self._at, most)).all()
+        self._at = bytes(rows[-1][0]) if len(rows) == most else b""
+        sql = "SELECT id, scope, seen_at FROM holdfast_batch WHERE id > ? ORDER BY id LIMIT ?"
+        batches = own(connection, sql, (self._batch_at, most)).all()
+        self._batch_at = batches[-1][0] if len(batches) == most and batches[-1][2] < before else 0
+        mine = [row[0] for row in batches if row[1] == self._scope and row[2] < before]
+        return Old([bytes(row[0]) for row in rows if row[1] < before], mine, before)
+
+    def forget(self, connection: Connection, old: Old) -> int:
+        """Delete by key, which waits for nobody who claims another identity; returns how many went."""
+        gone = 0
+        for table, keys in (("holdfast_inbox", old.inbox), ("holdfast_batch", old.batch)):
+            for part in _parts(list(keys)):
+                sql = f"DELETE FROM {table} WHERE scope = ? AND id IN ({', '.join('?' * len(part))}) AND seen_at < ?"
+                gone += own(connection, sql, (self._scope, *part, old.before)).rowcount
+        return gone
 
 
-def forget(connection: Connection, scope: str, window: Window) -> int:
-    """Delete the old rows of a window; returns how many went."""
-    gone = 0
-    for table, after, upto in (
-        ("holdfast_inbox", window.after.identity, window.upto.identity),
-        ("holdfast_batch", window.after.batch, window.upto.batch),
-    ):
-        sql = f"DELETE FROM {table} WHERE scope = ? AND id > ? AND id <= ? AND seen_at < ?"
-        gone += connection.exec_driver_sql(sql, (scope, after, upto, window.before)).rowcount
-    return gone
+def _first(claim: Claim, owner: Claim) -> Decision:
+    """The first of an identity in a list runs; a second one asks again when the first one's answer is known."""
+    if owner is claim:
+        return Decision(Verdict.RUN)
+    return Decision(Verdict.BUSY if owner.digest == claim.digest else Verdict.CLASH)
+
+
+def _parts(keys: list[Any]) -> Iterable[list[Any]]:
+    return (keys[at : at + ROWS_A_STATEMENT] for at in range(0, len(keys), ROWS_A_STATEMENT))

@@ -6,8 +6,6 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import sqlalchemy
@@ -16,17 +14,30 @@ from sqlalchemy import event
 from sqlalchemy.pool import NullPool, StaticPool
 
 from holdfast.errors import AppError, ConfigurationError, UnavailableError
-from holdfast.stores import inbox, letters
-from holdfast.stores.base import Claim, DeadLetter, Decision, Fault
-from holdfast.stores.database import Database
-from holdfast.stores.inbox import Inbox
+from holdfast.stores.base import Fault
+from holdfast.stores.inbox import Cleaning, Inbox
+from holdfast.stores.letters import StoredLetters
 from holdfast.stores.statements import split
+from holdfast.stores.transaction import CoreTransaction
 from holdfast.stores.turn import Turn
 
 _TRANSACTION, _SAVEPOINT = 22, 32  # action codes of sqlite3_set_authorizer
 _AWAY = ("unable to open", "disk is full", "disk i/o", "readonly", "read-only", "not a database", "malformed")
 _TRANSIENT = ("locked", "busy")
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "afs", "glusterfs", "fuse.sshfs", "fuse.glusterfs"}
+
+TABLES = (
+    """CREATE TABLE IF NOT EXISTS holdfast_inbox (scope TEXT NOT NULL, id BLOB NOT NULL, digest BLOB NOT NULL, outcome INTEGER NOT NULL,
+       answer BLOB, seen_at REAL NOT NULL, PRIMARY KEY (scope, id)) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS holdfast_batch (id INTEGER PRIMARY KEY, scope TEXT NOT NULL, epoch TEXT NOT NULL, block INTEGER NOT NULL,
+       data BLOB NOT NULL, seen_at REAL NOT NULL)""",
+    "CREATE INDEX IF NOT EXISTS holdfast_batch_block ON holdfast_batch (scope, epoch, block)",
+    """CREATE TABLE IF NOT EXISTS holdfast_dead (id TEXT PRIMARY KEY, job TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL,
+       trace TEXT NOT NULL, identity BLOB, message_id TEXT NOT NULL, headers TEXT NOT NULL, source TEXT NOT NULL, attempts INTEGER NOT NULL,
+       died_at REAL NOT NULL, size INTEGER NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS holdfast_dead_body (letter TEXT NOT NULL, part INTEGER NOT NULL, data BLOB NOT NULL,
+       PRIMARY KEY (letter, part))""",
+)
 
 
 class SqliteStore:
@@ -39,7 +50,7 @@ class SqliteStore:
         self._job = job
         self._threads = threads
         self._sweeping = threading.Lock()
-        self._sweep = inbox.Sweep()
+        self._cleaning = Cleaning(job)
         self._path = url.removeprefix("sqlite://").removeprefix("/")
         if url.startswith("sqlite://") and not url.startswith("sqlite:///") and url != "sqlite://":
             raise ConfigurationError(
@@ -64,8 +75,8 @@ class SqliteStore:
         """Open one thread's connection; the database's own error when it cannot be had."""
         return SqliteConnection(self.engine.connect(), self._turn, self._job)
 
-    def letters(self) -> SqliteLetters:
-        return SqliteLetters(self)
+    def letters(self) -> StoredLetters:
+        return StoredLetters(self._read, self._once)
 
     def install(self, schema: str, prepare: Any) -> None:
         """Make our tables, then the job's, in one transaction."""
@@ -73,7 +84,7 @@ class SqliteStore:
         transaction = connection.begin()
         sql = ""
         try:
-            for sql in (*inbox.TABLES, *letters.TABLES, *split(schema)):
+            for sql in (*TABLES, *split(schema)):
                 transaction.db.execute(sql)
             sql = "prepare()"
             prepare(transaction.db)
@@ -101,7 +112,7 @@ class SqliteStore:
             return Fault.AWAY
         return Fault.TRANSIENT if any(word in text for word in _TRANSIENT) else Fault.MESSAGE
 
-    def findings(self) -> list[str]:
+    def findings(self, _connections: int = 0) -> list[str]:
         folder = os.path.dirname(os.path.abspath(self._path)) if self._path else ""
         found = [f"store: {folder} cannot be written"] if folder and not os.access(folder, os.W_OK) else []
         kind = file_system(folder, _mounts()) if folder else ""
@@ -113,8 +124,8 @@ class SqliteStore:
 
     def clean(self, older_than: float, most: int) -> int:
         with self._sweeping:
-            self._sweep, window = self._read(lambda core: inbox.look(core, self._job, self._sweep, older_than, most))
-            return self._once(lambda core: inbox.forget(core, self._job, window)) if window.old else 0
+            old = self._read(lambda core: self._cleaning.look(core, older_than, most))
+            return self._once(lambda core: self._cleaning.forget(core, old)) if old.inbox or old.batch else 0
 
     def close(self) -> None:
         self.engine.dispose()
@@ -164,6 +175,9 @@ class SqliteConnection:
             raise
         return self._open
 
+    def probe(self) -> None:
+        self.begin().rollback()
+
     def close(self) -> None:
         if self._open is not None:
             self._open.rollback()
@@ -189,41 +203,13 @@ class SqliteConnection:
             self._open.db.broken = self._open.db.broken or f"the handler swallowed a database error: {error}"
 
 
-class SqliteTransaction:
+class SqliteTransaction(CoreTransaction):
     """One batch; see `holdfast.stores.base.Transaction`."""
 
     def __init__(self, connection: SqliteConnection, turn: Turn, box: Inbox) -> None:
+        super().__init__(connection.core, box)
         self._connection = connection
         self._turn = turn
-        self._inbox = box
-        self._transaction = connection.core.begin()
-        box.begin()
-        self.ending = False
-        self.db = Database(connection.core)
-
-    def claim(self, claims: Sequence[Claim]) -> list[Decision]:
-        return self._inbox.claim(claims)
-
-    def release(self, claims: Sequence[Claim]) -> None:
-        self._inbox.release(claims)
-
-    def record(self, answers: Sequence[tuple[Claim, int, bytes]]) -> None:
-        self._inbox.record(answers)
-
-    def savepoint(self) -> AbstractContextManager[None]:
-        return self.db.savepoint()
-
-    def bury(self, letter: DeadLetter) -> None:
-        letters.bury(self._connection.core, letter)
-
-    def unbury(self, letter: DeadLetter) -> bool:
-        return letters.unbury(self._connection.core, letter)
-
-    def begin_message(self) -> None:
-        self.db.begin_message()
-
-    def touched(self) -> bool:
-        return self.db.touched
 
     def proof(self) -> str:
         if self.db.broken:
@@ -258,47 +244,6 @@ class SqliteTransaction:
             finally:
                 self._connection.forget()
                 self._turn.give()
-
-
-class SqliteLetters:
-    """Dead letters outside of a worker's transaction."""
-
-    def __init__(self, store: SqliteStore) -> None:
-        self._store = store
-
-    def all(self, job: str | None = None) -> list[DeadLetter]:
-        return self._select("job = ?" if job else "1 = 1", (job,) if job else (), bodies=False)
-
-    def show(self, letter_id: str) -> DeadLetter | None:
-        found = self._select("id = ?", (letter_id,), bodies=True)
-        return found[0] if found else None
-
-    def mark(self, letter_ids: Sequence[str] | None, job: str | None = None) -> int:
-        return self._change("UPDATE holdfast_dead SET state = 'retry' WHERE state = 'dead' AND ", letter_ids, job)
-
-    def drop(self, letter_ids: Sequence[str] | None, job: str | None = None) -> int:
-        gone = self._change("DELETE FROM holdfast_dead WHERE ", letter_ids, job)
-        self._store._once(
-            lambda core: core.exec_driver_sql("DELETE FROM holdfast_dead_body WHERE letter NOT IN (SELECT id FROM holdfast_dead)")
-        )
-        return gone
-
-    def marked(self, job: str, most: int) -> list[DeadLetter]:
-        return self._select("job = ? AND state = 'retry'", (job,), bodies=True)[:most]
-
-    def attempt(self, letter: DeadLetter) -> bool:
-        return bool(self._store._once(lambda core: letters.attempt(core, letter)))
-
-    def put_back(self, letter: DeadLetter) -> None:
-        self._store._once(lambda core: letters.put_back(core, letter))
-
-    def _select(self, where: str, values: tuple[Any, ...], *, bodies: bool) -> list[DeadLetter]:
-        found: list[DeadLetter] = self._store._read(lambda core: letters.select(core, where, values, bodies=bodies))
-        return found
-
-    def _change(self, sql: str, letter_ids: Sequence[str] | None, job: str | None) -> int:
-        count: int = self._store._once(lambda core: letters.change(core, sql, letter_ids, job))
-        return count
 
 
 def file_system(path: str, mounts: str) -> str:

@@ -159,7 +159,7 @@ class Commands:
             handler(fd, request)
 
     def _do_status(self, fd: int, _request: dict[str, Any]) -> None:
-        self._answer(fd, {"exit": 0, "result": {**self._supervisor.status(), **self._supervisor.ground.guarding()}})
+        self._answer(fd, {"exit": 0, "result": self._supervisor.status()})
 
     def _do_wait(self, fd: int, _request: dict[str, Any]) -> None:
         verdict = self._supervisor.verdict
@@ -201,6 +201,9 @@ class Commands:
             self._answer(fd, {"exit": 2, "error": "scale takes a job and a number of processes"})
             return
         self._answer(fd, self._scale(job, processes))
+
+    def _do_stacks(self, fd: int, request: dict[str, Any]) -> None:
+        self._supervisor.stacks.ask(lambda answer: self._answer(fd, answer), str(request.get("job") or ""))
 
     def _do_retry_letters(self, fd: int, request: dict[str, Any]) -> None:
         told = self._supervisor.retry_letters(str(request.get("job")))

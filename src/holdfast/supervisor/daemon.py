@@ -38,6 +38,7 @@ from holdfast.supervisor.loop import Loop
 from holdfast.supervisor.offspring import Launch
 from holdfast.supervisor.reload import Reloads
 from holdfast.supervisor.settings_reload import hand_out
+from holdfast.supervisor.stacks import Stacks
 from holdfast.supervisor.watch import Watch
 from holdfast.telemetry import events
 
@@ -94,6 +95,7 @@ class Supervisor:
         self.settings_numbers = 0
         self.respawns: dict[str, float] = {}  # kind -> when
         self.watch = Watch(self)
+        self.stacks = Stacks(self)
         self.effects = Effects(self)
         self.decide = self.effects.decide
         self._loading = Loading(self, first, self._time_left, self._late)
@@ -119,7 +121,14 @@ class Supervisor:
         """One turn: wait for events, then go on with whatever has become possible."""
         self.advance()
         if self.done is None:
-            times = [extra, self._agenda.next_deadline(), self.fleet.next_deadline(), self.reloads.next_deadline(), self.watch.next_look]
+            times = [
+                extra,
+                self._agenda.next_deadline(),
+                self.fleet.next_deadline(),
+                self.reloads.next_deadline(),
+                self.stacks.next_deadline(),
+                self.watch.next_look,
+            ]
             deadline = min(t for t in (*times, *self.effects.kills.values(), *self.respawns.values()) if t is not None)
             self.loop.turn(None if deadline == float("inf") else deadline)
             self.advance()
@@ -135,6 +144,7 @@ class Supervisor:
         if now >= self.watch.next_look:
             self.watch.look(now)
         self.reloads.advance(now)
+        self.stacks.advance(now)
         self.generations.let_old_ones_go()
         try:
             self._agenda.advance(now)

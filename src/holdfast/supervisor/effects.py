@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from holdfast.errors import AppError
 from holdfast.linux.channel import Packet
 from holdfast.model import fleet_events as model
-from holdfast.model.slots import is_beside
 from holdfast.model.spec import Role
 from holdfast.supervisor.generation import Generation
 from holdfast.supervisor.reload import Reload
@@ -47,6 +46,7 @@ class Effects:
                     self._spawn_worker(effect)
                 case model.Activate(worker):
                     self._tell(worker, {"do": "activate"})
+                    self._supervisor.watch.activated(worker)
                     events.log("worker.active", worker=worker)
                     self._supervisor.catch_up_settings()
                 case model.Drain(worker):
@@ -92,19 +92,19 @@ class Effects:
             child.kill(signal.SIGKILL)
 
     def _spawn_worker(self, wanted: model.Spawn) -> None:
-        child_id, job = wanted.worker, wanted.job
-        generation = self._supervisor.generations.known.get(wanted.generation)
-        zygote = self._supervisor.family.zygote(wanted.generation)
+        supervisor = self._supervisor
+        generation = supervisor.generations.known.get(wanted.generation)
+        zygote = supervisor.family.zygote(wanted.generation)
         if zygote is None or generation is None or generation.lost:
-            self.decide(model.SpawnFailed(child_id, "there is no zygote"))
+            self.decide(model.SpawnFailed(wanted.worker, "there is no zygote"))
             return
-        log = self._supervisor.logs.pipe(child_id, job, child_id)
+        log = supervisor.logs.pipe(wanted.worker, wanted.job, wanted.worker)
         role: Role = "quarantine" if wanted.quarantine else "worker"
-        former, now = is_beside(wanted.slot), time.monotonic()
-        child = self._supervisor.births.worker(generation, zygote, child_id, job, role, log.write, now, former=former)
+        now = time.monotonic()
+        child = supervisor.births.worker(generation, zygote, wanted.worker, wanted.job, role, log.write, now, wanted.slot)
         log.adopt()
         if child is None:
-            self.unborn(child_id, "the zygote cannot be told")
+            self.unborn(wanted.worker, "the zygote cannot be told")
 
     def prepare(self, generation: Generation, job: str) -> None:
         """Make a `prepare` run of a job."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -129,7 +128,7 @@ class Entries:
 
     def begin(self) -> int:
         """A new ingress is coming: a new epoch, a new tally, whose descriptor stays ours."""
-        self.epoch = secrets.randbits(62) | 1
+        self.epoch = int.from_bytes(os.urandom(8), "big") >> 2 | 1  # `secrets` would bring libcrypto
         self.listening.clear()
         if self._tally is not None:
             self._tally.close()

@@ -17,11 +17,14 @@ from typing import Any
 
 from holdfast.linux import process
 from holdfast.linux.channel import Channel, Packet
+from holdfast.model.recycling import Limits
 from holdfast.supervisor import offspring
 from holdfast.supervisor.boards import Memory
 from holdfast.supervisor.loop import Loop
 from holdfast.supervisor.state import ChildState
 from holdfast.telemetry import events
+
+WORKER_MARK = "HOLDFAST_WORKER"  # in the environment of what a worker executes
 
 
 @dataclass(slots=True)
@@ -36,9 +39,12 @@ class Child:
     pid: int = 0
     pidfd: int = -1
     log: int = -1  # our copy of the read end of its log pipe
+    stacks: int = -1  # memfd into which it writes the stacks of its threads when it is asked
     board: Memory | None = None
     started: float = 0.0
     attached: bool = False  # the ingress knows it
+    limits: Limits | None = None  # beyond which it is replaced
+    fresh_rss: int = 0  # bytes that it had when it became active
     facts: dict[str, Any] = field(default_factory=dict)
 
     def kill(self, number: int) -> None:
@@ -61,6 +67,9 @@ class Child:
             started=self.started,
             attached=self.attached,
             facts=self.facts,
+            stacks=self.stacks,
+            limits=self.limits,
+            fresh_rss=self.fresh_rss,
         )
 
     @classmethod
@@ -78,6 +87,9 @@ class Child:
             started=state.started,
             attached=state.attached,
             facts=state.facts,
+            stacks=state.stacks,
+            limits=state.limits,
+            fresh_rss=state.fresh_rss,
         )
 
 
@@ -168,6 +180,13 @@ class Family:
                 child.pidfd = os.pidfd_open(child.pid)
                 self._loop.watch(child.pidfd, lambda child=child: self._ended(child))  # type: ignore[misc]
 
+    def left_by(self, child: Child) -> list[int]:
+        """Strays that this child, which has ended, has left: those of its session, and those executed with its mark.
+
+        Others are left alone, since they may be a living worker's.
+        """
+        return [pid for pid in self.strays() if process.session(pid) == child.pid or process.has_mark(pid, f"{WORKER_MARK}={child.id}")]
+
     def _add(self, child: Child) -> None:
         self.members[child.id] = child
         self._loop.watch(child.channel.fileno(), lambda: self._heard(child))
@@ -203,7 +222,7 @@ class Family:
         self.members.pop(child.id, None)
         self._loop.forget(child.channel.fileno())
         child.channel.close()
-        for fd in (child.pidfd, child.log):
+        for fd in (child.pidfd, child.log, child.stacks):
             if fd >= 0:
                 self._loop.forget(fd)
                 os.close(fd)

@@ -15,6 +15,7 @@ from holdfast.linux.privileges import Identity
 from holdfast.model.fleet_state import FleetState
 from holdfast.model.frozen import UnknownForm, freeze, thaw
 from holdfast.model.options import DaemonOptions
+from holdfast.model.recycling import Limits
 from holdfast.model.urls import SourceAddress
 from holdfast.supervisor.boards import Totals
 from holdfast.supervisor.generation import Generation
@@ -50,6 +51,9 @@ class ChildState:
     started: float
     attached: bool
     facts: dict[str, Any]
+    stacks: int = -1
+    limits: Limits | None = None
+    fresh_rss: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +161,7 @@ class State:
         single = (*self.ground.locks, self.ground.terminal, self.entries.tally, self.logs.own, self.server.listener)
         yield from (fd for fd in single if fd >= 0)
         for child in self.children:
-            yield from (fd for fd in (child.channel, child.log, child.board) if fd >= 0)
+            yield from (fd for fd in (child.channel, child.log, child.board, child.stacks) if fd >= 0)
         former = self.entries.former
         yield from (door.listener for door in (*self.entries.doors, *(former.doors if former is not None else ())) if door.listener >= 0)
         if former is not None and former.tally >= 0:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from holdfast.linux import process
 from holdfast.model import fleet_events as model
 from holdfast.model.life import Life
 from holdfast.supervisor import view
 from holdfast.supervisor.family import Child
+from holdfast.telemetry import events
 
 if TYPE_CHECKING:
     from holdfast.supervisor.daemon import Supervisor
@@ -60,6 +62,27 @@ class Watch:
             silent = now - max(reading.heartbeat_ns / view.NS, worker.since)
             if silent > HEARTBEATS_MISSED * self._beat_of(child):
                 self._supervisor.decide(model.Hung(child.id, f"its loop has not turned for {silent:.1f} s"))
+            else:
+                self._look_at_limits(child, now - worker.since)
+
+    def activated(self, worker: str) -> None:
+        """What a fresh worker takes is what its growth is measured by."""
+        child = self._supervisor.family.members.get(worker)
+        if child is None or child.limits is None:
+            return
+        fresh = child.fresh_rss = process.rss_bytes(child.pid)
+        if child.limits.hopeless(fresh):
+            text = f"a fresh worker takes {fresh >> 20} MiB already, more than max_rss: it is left alone"
+            events.log("worker.large", text, level="warning", job=child.job, worker=worker)
+
+    def _look_at_limits(self, child: Child, age: float) -> None:
+        """Whose time has come gets an heir."""
+        limits = child.limits
+        if limits is None or not (limits.age_s or limits.max_rss):
+            return
+        reason = limits.reason(age, process.rss_bytes(child.pid), child.fresh_rss)
+        if reason:
+            self._supervisor.decide(model.Replace(child.id, reason))
 
     @property
     def _beat(self) -> float:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from holdfast.model.delivery import DONE
+from holdfast.model.delivery_id import delivery_id
 from holdfast.model.giving_up import Failure
 from holdfast.model.replay import WEATHER, Group, Trouble, Way
 from holdfast.stores.base import Claim, Transaction, Verdict
 from holdfast.telemetry import events
 from holdfast.worker.calls import Calls, failure_of
 from holdfast.worker.engine_context import EngineContext
-from holdfast.worker.item import CLASH, Item, delivery_id
+from holdfast.worker.item import CLASH, Item
 from holdfast.worker.weather import Undone, Weather, roll_back
 
 
@@ -127,12 +128,12 @@ class Batch:
         try:
             item.answer = self._calls.one(item, transaction.db, now_ns)
         except BaseException as error:
-            self._blame(error, item)
+            self._blame(error, item, transaction)
             if way is not Way.ALONE and (transaction.touched() or transaction.proof()):
                 raise Undone(Trouble.OFFENDER, reason=_reason(item)) from None
             return
         self._fault("after-handle")
-        broken = transaction.proof()
+        broken = self._prove(transaction)
         if broken and way is Way.ALONE:
             item.failure = Failure(broken)
         elif broken:
@@ -144,27 +145,39 @@ class Batch:
         try:
             with transaction.savepoint():
                 item.answer = self._calls.one(item, transaction.db, now_ns)
-                broken = transaction.proof()
+                broken = self._prove(transaction)
                 if broken:
                     item.failure = Failure(broken)
                     raise _Breach
         except _Breach:
             pass
+        except Undone:
+            raise
         except BaseException as error:
             breach = item.failure
-            self._blame(error, item)
+            self._blame(error, item, transaction)
             item.failure = breach or item.failure
         if item.failure is None:
             self._fault("after-handle")
-        elif broken := transaction.proof():
+        elif broken := self._prove(transaction):
             raise Undone(Trouble.BREACH, culprit=item, reason=broken)
 
-    def _blame(self, error: BaseException, item: Item) -> None:
-        """Note what a handler raised; Undone instead when it speaks of the store's weather."""
-        trouble = self._weather.trouble(error)
-        if trouble in WEATHER:
-            raise Undone(trouble, error) from error
+    def _blame(self, error: BaseException, item: Item, transaction: Transaction) -> None:
+        """Note what a handler raised; Undone instead when it, or what it has caught before, speaks of the store's weather."""
+        self._look_for_weather(error)
+        self._look_for_weather(transaction.lost)
         item.failure = failure_of(error)
+
+    def _look_for_weather(self, error: BaseException | None) -> None:
+        if error is not None and (trouble := self._weather.trouble(error)) in WEATHER:
+            raise Undone(trouble, error) from error
+
+    def _prove(self, transaction: Transaction) -> str:
+        """What broke the transaction; Undone when it was a deadlock or the like that the handler has caught."""
+        broken = transaction.proof()
+        if broken:
+            self._look_for_weather(transaction.lost)
+        return broken
 
     # handle_batch
 
@@ -176,13 +189,12 @@ class Batch:
         try:
             self._calls.many(items, transaction.db)
         except BaseException as error:
-            trouble = self._weather.trouble(error)
-            if trouble in WEATHER:
-                raise Undone(trouble, error) from error
+            self._look_for_weather(error)
+            self._look_for_weather(transaction.lost)
             self._share_blame(items, failure_of(error))
             return
         self._fault("after-handle")
-        broken = transaction.proof()
+        broken = self._prove(transaction)
         if broken:
             self._share_blame(items, Failure(broken))
         elif transaction.touched() and len(items) > 1 and (failed := [item for item in items if item.failure is not None]):

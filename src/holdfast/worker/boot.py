@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import mmap
 import os
 import socket
@@ -95,6 +96,7 @@ def _narrow(boot: Boot) -> None:
     """A quarantine worker handles one message at a time, alone."""
     if boot.spec.role == "quarantine":
         boot.spec = dataclasses.replace(boot.spec, options=dataclasses.replace(boot.spec.options, threads=1, batch=1))
+    os.environ["HOLDFAST_WORKER"] = boot.spec.id  # what it executes and leaves behind is known by this
     boot.fault = fault_points(os.environ.get("HOLDFAST_FAULT", ""))
 
 
@@ -240,5 +242,8 @@ def preload() -> None:
     import holdfast.worker.engine
 
     holdfast.stores.sqlite.warm_up()
+    for module in ("holdfast.stores.mysql", "holdfast.stores.postgresql"):
+        with contextlib.suppress(ImportError):  # whoever has installed the driver uses it
+            importlib.import_module(module)
     with contextlib.suppress(ImportError):
         import yaml  # noqa: F401

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.model.delivery import FAILED
+from holdfast.model.delivery_id import delivery_id
 from holdfast.model.giving_up import Failure
 from holdfast.model.replay import Trouble
 from holdfast.stores.base import Claim, DeadLetter, Transaction, Verdict
-from holdfast.worker.item import Item, delivery_id
+from holdfast.worker.item import Item
 from holdfast.worker.weather import Undone, Weather, roll_back
 
 FALSE = b"FALSE"

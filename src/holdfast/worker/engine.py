@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from holdfast.model.delivery import DONE, FAILED, Delivery
+from holdfast.model.delivery_id import delivery_id
 from holdfast.model.giving_up import Failure, delay, next_try
 from holdfast.model.job import Job
 from holdfast.model.replay import WEATHER, Group, Trouble, Way, next_groups
@@ -24,11 +25,12 @@ from holdfast.worker.calls import Calls, failure_of
 from holdfast.worker.cleaning import Cleaning
 from holdfast.worker.engine_context import EngineContext
 from holdfast.worker.gate import Gate
-from holdfast.worker.item import CLASH, Item, MessageMaker, delivery_id
+from holdfast.worker.item import CLASH, Item, MessageMaker
 from holdfast.worker.retrial import Retrial
 from holdfast.worker.weather import Undone, Weather
 
 NS = 1_000_000_000
+_GONE = frozenset({Trouble.LOST, Trouble.AWAY})
 
 
 class Engine:
@@ -178,12 +180,13 @@ class Engine:
         alone = group.way is Way.ALONE
         self._board.count("replays")
         events.log("batch.replayed", undone.reason, messages=len(group.items), why=undone.trouble.value)
-        if alone and self._weather is not None and self._weather.answers():
+        if alone and undone.trouble is not Trouble.AWAY and self._weather is not None and self._weather.answers():
             self._blame(group, undone)
             return
-        if alone or undone.trouble is Trouble.AWAY:
-            weathered = self._weather is not None and self._weather.sit_out(undone.reason)
-            if alone or not weathered:
+        if alone or undone.trouble in _GONE:
+            weathered = self._weather is not None and self._weather.sit_out(undone.reason, group.replays)
+            if alone or undone.trouble is Trouble.AWAY or not weathered:
+                group.replays += 1
                 self._queue.appendleft(group)
                 return
         elif undone.trouble is Trouble.TRANSIENT and self._weather is not None:
@@ -310,8 +313,8 @@ class Engine:
     def _bury_later(self, group: Group[Item], undone: Undone) -> None:
         """Weather is waited for; a letter that the store does not take is tried again with its message."""
         events.log("letter.unstored", undone.reason, level="error", messages=len(group.items))
-        if undone.trouble is Trouble.AWAY and self._weather is not None:
-            self._weather.sit_out(undone.reason)
+        if undone.trouble in _GONE and self._weather is not None:
+            self._weather.sit_out(undone.reason, group.replays)
         elif undone.trouble is Trouble.TRANSIENT and self._weather is not None:
             self._weather.let_pass(group.replays)
         groups = [] if self._context.draining() else next_groups(group, undone.trouble, [])

@@ -22,10 +22,10 @@ from holdfast.telemetry import events
 from holdfast.worker import logs
 from holdfast.worker.application import load
 from holdfast.worker.boot import Boot, live
-from holdfast.worker.offspring import leave
+from holdfast.worker.offspring import give_stacks, leave
 from holdfast.worker.saying import say_failed
 
-_OPTIONAL = ("board", "data")
+_OPTIONAL = ("board", "data", "stacks")
 
 
 def execute(boot_fd: int, fds: Mapping[str, int]) -> NoReturn:
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> NoReturn:
     for name in _OPTIONAL:
         parser.add_argument(f"--{name}", type=int)
     given = parser.parse_args(arguments)
-    for fd in filter(None, (given.channel, given.board, given.data)):
+    for fd in filter(None, (given.channel, given.board, given.data, given.stacks)):
         os.set_inheritable(fd, False)
     channel = Channel.from_fd(given.channel)
     boot = json.loads(from_memfd(given.boot))
@@ -55,6 +55,8 @@ def main(arguments: list[str]) -> NoReturn:
     events.configure(job=spec.job, worker=spec.id)
     logs.bridge()
     faulthandler.enable(2)
+    if given.stacks is not None:
+        give_stacks(given.stacks)
     try:
         application = load(boot["app"], boot["directory"])
         if spec.cls not in application.classes:

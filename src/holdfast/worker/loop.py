@@ -57,6 +57,7 @@ class Loop:
         self._epoll = select.epoll()
         self._on: dict[int, Callable[[int], None]] = {}
         self._said_ready = False
+        self._said_due = False
         self._said_pause: Pause | None = None
         self._said_hung: dict[int, tuple[int, int]] = {}  # thread -> since and deadline of what was told
         self._drain_reason: str | None = None
@@ -176,6 +177,7 @@ class Loop:
             self._beat(time.monotonic_ns())
             say(self._parts.channel, {"say": "ready"})
         self._tell_pause()
+        self._tell_due()
         self._parts.settings.answer(draining=self._drain_reason is not None)
         self._adjust_write_interest()
         if self._drain_reason is not None and crew.ended:
@@ -196,6 +198,12 @@ class Loop:
         if source is not None:
             source.shut()
             source.give_back([delivery.seq for delivery in shared.intake.empty()])
+
+    def _tell_due(self) -> None:
+        """Once the process has tried as many messages as one worker should, ask for a fresh one. Meanwhile it works on."""
+        if not self._said_due and self._parts.shared.due():
+            self._said_due = True
+            say(self._parts.channel, {"say": "due", "reason": f"max_messages: {self._parts.shared.tried()} messages tried"})
 
     def _adjust_write_interest(self) -> None:
         source = self._parts.source

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import fcntl
 import os
 import signal
 import sys
 from collections.abc import Iterable
 from typing import NoReturn
 
-# Python needs these ignored, and itself starts with them so: a write to a closed pipe is an exception, not a death.
-_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
+from holdfast.linux.process import STACKS_SIGNAL
+
+# Python needs the first two ignored, and itself starts with them so: a write to a closed pipe is an exception, not a death.
+# The last would end a child that is asked for its stacks before it can give them.
+_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ, STACKS_SIGNAL)
 
 
 def become_clean(log_fd: int) -> None:
@@ -29,6 +33,15 @@ def become_clean(log_fd: int) -> None:
     os.close(log_fd)
     faulthandler.enable(2)  # ABRT and SEGV show every thread's stack
     _reseed()
+
+
+def give_stacks(fd: int) -> None:
+    """From now on STACKS_SIGNAL writes the stacks of all threads there, also when a thread in C code holds the interpreter's lock.
+
+    Appended, so that the supervisor can empty the file and ask again.
+    """
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+    faulthandler.register(STACKS_SIGNAL, file=fd, all_threads=True, chain=False)
 
 
 def default_signals() -> None:

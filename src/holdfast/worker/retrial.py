@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from holdfast.model.delivery import DONE
+from holdfast.model.delivery_id import parse_delivery_id
 from holdfast.model.giving_up import Failure
 from holdfast.model.message import Message
 from holdfast.model.replay import WEATHER
@@ -19,7 +20,7 @@ from holdfast.stores.base import Claim, Connection, DeadLetter, Decision, Letter
 from holdfast.telemetry import events
 from holdfast.worker.calls import Calls, failure_of
 from holdfast.worker.engine_context import EngineContext
-from holdfast.worker.item import CLASH, digest, parse_delivery_id
+from holdfast.worker.item import CLASH, digest
 from holdfast.worker.weather import Weather, roll_back, told
 
 AT_ONCE = 50

@@ -53,6 +53,14 @@ class Surroundings:
     engine: EngineFactory
     settings: SettingsInPlace
 
+    def tried(self) -> int:
+        """How many messages, or rounds of run(), this process has tried."""
+        return sum(board.tried() for board in self.boards)
+
+    def due(self) -> bool:
+        """Whether that is as many as one worker should."""
+        return 0 < self.spec.most_messages <= self.tried()
+
 
 class Crew:
     """All handler threads. The I/O loop asks it where they are, after each `wake`."""
@@ -86,7 +94,7 @@ class Crew:
 
     def _live(self, index: int) -> None:
         try:
-            hand = Hand(self._shared, index)
+            hand = Hand(self._shared, index, self._wake)
         except BaseException as error:
             self._changed(failure=error)
             return
@@ -113,8 +121,10 @@ class Crew:
 class Hand:
     """One handler thread's own things; built on that thread."""
 
-    def __init__(self, shared: Surroundings, index: int) -> None:
+    def __init__(self, shared: Surroundings, index: int, wake: Callable[[], None]) -> None:
         self._shared = shared
+        self._wake = wake
+        shared.boards[index].belongs_to(threading.get_ident())
         self._job = only_here(shared.cls)()
         self._connection = connect(shared.store)
         self._job.reload = only_here(self._job.reload)  # type: ignore[method-assign]
@@ -156,6 +166,11 @@ class Hand:
             rest = engine.process(deliveries)
             if rest and source is not None:
                 source.give_back([delivery.seq for delivery in rest])
+            self._look_whether_due()
+
+    def _look_whether_due(self) -> None:
+        if self._shared.due():
+            self._wake()
 
     def _run_again_and_again(self) -> None:
         activated, draining = self._shared.activated, self._shared.draining
@@ -169,6 +184,7 @@ class Hand:
             except BaseException as error:
                 self._board.count("failed")
                 _tell("run.failed", error)
+            self._look_whether_due()
             self._attention.rest(self._shared.spec.options.interval)
 
 
@@ -184,7 +200,7 @@ def connect(store: Store | None) -> Connection | None:
 
 def raise_unavailable(store: Store, error: Exception) -> NoReturn:
     """Raise the same error, as UnavailableError where it says that the store is away."""
-    if isinstance(error, UnavailableError) or store.fault(error) is not Fault.AWAY:
+    if isinstance(error, UnavailableError) or store.fault(error) not in (Fault.AWAY, Fault.LOST):
         raise error
     raise UnavailableError(f"the store is not to be had: {reason_of(error)}") from error
 

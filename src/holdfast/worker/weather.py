@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from holdfast.model.replay import Trouble
+from holdfast.model.replay import MOST_REPLAYS, Trouble
 from holdfast.stores.base import Connection, Fault, Store, Transaction
 from holdfast.telemetry import events
 from holdfast.worker.engine_context import EngineContext
 
-FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
+FIRST_WAIT, LONGEST_WAIT = 0.1, 3.0
 _REPLAY_WAIT = 0.02
 _BUSY_WAIT, _LONGEST_BUSY_WAIT = 0.002, 0.1
 _DEEPEST_CHAIN = 10
-_TROUBLES = {Fault.MESSAGE: Trouble.REFUSED, Fault.TRANSIENT: Trouble.TRANSIENT, Fault.AWAY: Trouble.AWAY}
+_TROUBLES = {Fault.MESSAGE: Trouble.REFUSED, Fault.TRANSIENT: Trouble.TRANSIENT, Fault.LOST: Trouble.LOST, Fault.AWAY: Trouble.AWAY}
 
 
 class Undone(Exception):
@@ -42,7 +42,7 @@ class Weather:
             return self._connection.begin()
         except Exception as error:
             trouble = self.trouble(error)
-            raise Undone(Trouble.AWAY if trouble is Trouble.REFUSED else trouble, error) from error
+            raise Undone(trouble if trouble is Trouble.TRANSIENT else Trouble.AWAY, error) from error
 
     def trouble(self, error: BaseException) -> Trouble:
         """What the error, or one behind it, says of the store; REFUSED when it says nothing."""
@@ -57,17 +57,20 @@ class Weather:
         return Trouble.REFUSED
 
     def answers(self) -> bool:
-        """Whether a transaction can be begun now."""
+        """Whether the store lets a fresh connection write now."""
         try:
-            self._connection.begin().rollback()
+            self._connection.probe()
         except Exception:
             return False
         return True
 
-    def sit_out(self, reason: str) -> bool:
-        """Pause the source until the store answers again; False when the process drains before that."""
+    def sit_out(self, reason: str, replays: int = 0) -> bool:
+        """Pause the source until the store answers again; False when the process drains before that.
+
+        A store that answers a probe and nothing else is asked at growing intervals (`replays`).
+        """
         events.log("store.away", reason, level="error")
-        wait = FIRST_WAIT
+        wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(replays, MOST_REPLAYS))
         while True:
             self._context.pause(f"store away: {reason}")
             if not self._context.wait(wait * (0.5 + self._draw() / 2)):

@@ -29,7 +29,7 @@ from holdfast.worker.application import Application, load
 from holdfast.worker.boot import Boot, live, preload
 from holdfast.worker.executed import execute
 from holdfast.worker.leftovers import leftovers, snapshot
-from holdfast.worker.offspring import become_clean, close_all, default_signals, leave
+from holdfast.worker.offspring import become_clean, close_all, default_signals, give_stacks, leave
 from holdfast.worker.saying import say, say_failed
 from holdfast.worker.trace import reason_of, trace_of
 
@@ -171,6 +171,8 @@ def _be_born(birth: Birth, generation: Generation) -> Channel:
     if spec.role != "twin" and spec.options.spawn == "exec":
         execute(to_memfd("boot", json.dumps(dict(generation.boot)).encode()), birth.fds)
     os.close(birth.fds["spec"])
+    if "stacks" in birth.fds:
+        give_stacks(birth.fds["stacks"])
     channel = Channel.from_fd(birth.fds["channel"])
     if spec.role != "twin":
         cls = generation.application.classes[spec.cls]

@@ -1,0 +1,37 @@
+"""Real servers for the tests that need them, started once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from holdfast.testing.databases import Databases
+from servers_kit import Services
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[Services]:
+    """Those of HOLDFAST_TEST_SERVICES, a directory, where ./scripts/test has named one; else of this run alone."""
+    given = os.environ.get("HOLDFAST_TEST_SERVICES")
+    if given:
+        yield Services(Path(given))
+        return
+    directory = Path(tempfile.mkdtemp(prefix="holdfast-services-"))
+    own = Services(directory)
+    try:
+        yield own
+    finally:
+        own.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def databases(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+    """Databases for tests, dropped at the end."""
+    with Databases(services.url, tmp_path_factory.mktemp("databases")) as made:
+        yield made

@@ -1,0 +1,206 @@
+"""Faults of databases, each while clients keep sending; see `chaos_kit` for the oracle."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from chaos_kit import Result, Trial, every, trial
+
+from holdfast.testing import eventually
+from holdfast.testing.crowd import Crowd
+from holdfast.testing.databases import Databases, query
+
+SERVERS = ("mariadb", "postgresql")
+Harm = Callable[[Trial, Crowd, int], None]
+
+
+def repeated(gap: float, harm: Callable[[Trial], None]) -> Harm:
+    """Do harm every so many seconds while `rounds` x 300 answers come."""
+
+    def work(one: Trial, clients: Crowd, rounds: int) -> None:
+        stop = threading.Event()
+        thread = every(gap, stop, lambda: harm(one))
+        try:
+            one.answered(clients, 300 * rounds)
+        finally:
+            stop.set()
+            thread.join()
+            one.proxy.heal()
+            one.note = f"{one.proxy.strikes} commits struck" if one.proxy.strikes else one.note
+
+    return work
+
+
+_turns = itertools.cycle([True, False])
+
+
+def _cut_commit(one: Trial) -> None:
+    """In turn before the server gets it, and after."""
+    one.proxy.cut_at(b"COMMIT", delivered=next(_turns))
+
+
+def _kill_server(one: Trial, clients: Crowd, rounds: int) -> None:
+    for _ in range(rounds):
+        one.answered(clients, 200)
+        one.services.run("kill", one.kind)
+        one.services.run("start", one.kind)
+        one.answered(clients, 200)
+
+
+def _stall(one: Trial, clients: Crowd, rounds: int) -> None:
+    """A black hole for longer than a session's limits."""
+    for _ in range(rounds):
+        one.answered(clients, 200)
+        one.proxy.stall()
+        eventually(lambda: one.daemon.status()["jobs"][0]["state"] == "paused", "the source pauses", 60)
+        one.proxy.heal()
+        one.answered(clients, 200)
+    one.note = "paused, then resumed"
+
+
+def _away(one: Trial, clients: Crowd, rounds: int) -> None:
+    """No connection to be had: the source pauses, status says why, work resumes."""
+    for _ in range(rounds):
+        one.answered(clients, 200)
+        one.proxy.cut(refuse=True)
+        eventually(lambda: one.daemon.status()["jobs"][0]["state"] == "paused", "the source pauses", 60)
+        assert "store away" in str(one.daemon.status()["jobs"][0])
+        one.proxy.heal()
+        one.answered(clients, 200)
+
+
+def _idle(one: Trial, clients: Crowd, rounds: int) -> None:
+    """The server has closed the sessions; the next batch succeeds."""
+    for _ in range(rounds):
+        one.answered(clients, 100)
+        end_sessions(one)
+        one.answered(clients, 200)
+
+
+def end_sessions(one: Trial) -> None:
+    """As the server does for idle ones."""
+    if one.kind == "postgresql":
+        query(one.url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'holdfast%%'")
+        return
+    for (session,) in query(one.url, "SELECT ID FROM information_schema.PROCESSLIST WHERE DB = DATABASE() AND ID <> CONNECTION_ID()"):
+        with suppress(sqlalchemy.exc.DBAPIError):
+            query(one.url, f"KILL {session}")
+
+
+def _slow(one: Trial, clients: Crowd, rounds: int) -> None:
+    """Each answer of the database takes 2 s (0.4 s in the short form): memory stays bounded."""
+    one.answered(clients, 200)
+    ingress = next(p for p in one.daemon.processes() if b"process.py\0ingress\0" in Path(f"/proc/{p}/cmdline").read_bytes())
+    before = rss(ingress)
+    one.proxy.slow(2.0 if rounds > 1 else 0.4)
+    one.answered(clients, 20)
+    grown = rss(ingress) - before
+    one.proxy.heal()
+    one.answered(clients, 300)
+    one.note = f"ingress grew by {grown >> 10} KiB"
+    assert grown < 32 << 20
+
+
+def rss(pid: int) -> int:
+    """Resident bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
+def _kill_workers(one: Trial, clients: Crowd, rounds: int) -> None:
+    for _ in range(rounds * 3):
+        one.answered(clients, 100)
+        for worker in one.daemon.workers()[:1]:
+            with suppress(AssertionError, ProcessLookupError):
+                one.daemon.kill(worker["pid"], signal.SIGKILL)
+
+
+def _read_only(one: Trial, clients: Crowd, rounds: int) -> None:
+    """The server takes connections and refuses to write: nothing is dead-lettered."""
+    base = sqlalchemy.make_url(one.url).database
+    if one.kind != "postgresql":
+        one.answered(clients, 100)
+        one.note = "not tried here: the user has all rights, and so may write"
+        return
+    for _ in range(rounds):
+        one.answered(clients, 200)
+        query(one.url, f"ALTER DATABASE {base} SET default_transaction_read_only = on")
+        end_sessions(one)
+        eventually(lambda: one.daemon.status()["jobs"][0]["state"] == "paused", "the source pauses", 60)
+        query(one.url, "SET default_transaction_read_only = off", f"ALTER DATABASE {base} RESET default_transaction_read_only")
+        end_sessions(one)
+        one.answered(clients, 200)
+
+
+SCENARIOS: dict[str, Harm] = {
+    "cut-commit": repeated(0.05, _cut_commit),
+    "cut": repeated(0.5, lambda one: one.proxy.cut()),
+    "truncate": repeated(0.2, lambda one: one.proxy.truncate(random.randrange(2000))),
+    "away": _away,
+    "stall": _stall,
+    "kill-server": _kill_server,
+    "idle": _idle,
+    "slow": _slow,
+    "read-only": _read_only,
+    "kill-workers": _kill_workers,
+}
+
+
+OPTIONS: dict[str, dict[str, Any]] = {"slow": {"timeout": "60s"}}
+
+
+def run(fault: str, kind: str, databases: Databases, services: Any, rounds: int = 1) -> Result:
+    """One scenario on one server."""
+    with trial(kind, databases, services, **OPTIONS.get(fault, {})) as one:
+        clients = Crowd(one.port, reqs=8, window=40, again_after=60.0)
+        with clients:
+            one.answered(clients, 50)
+            SCENARIOS[fault](one, clients, rounds)
+        return one.judge(fault, clients)
+
+
+def two_daemons(kind: str, databases: Databases, services: Any, count: int = 600) -> Result:
+    """8 threads x 2 processes x 2 daemons on one database, all sent the same identities: each has one effect."""
+    with trial(kind, databases, services) as first, trial(kind, _Same(first), services) as second:
+        crowds = [Crowd(one.port, reqs=8, window=100, again_after=60.0) for one in (first, second)]
+        with crowds[0], crowds[1]:
+            first.answered(crowds[0], count)
+            second.answered(crowds[1], count)
+        replays = sum(int(one.daemon.log().count("batch.replayed")) for one in (first, second))
+        crowds[0].answers.update(crowds[1].answers)
+        crowds[0].unanswered |= crowds[1].unanswered
+        first.note = f"{replays} replays"
+        return first.judge("two-daemons", crowds[0])
+
+
+class _Same:
+    """The database of another trial."""
+
+    def __init__(self, other: Trial) -> None:
+        self._other = other
+
+    def make(self, _kind: str) -> str:
+        return self._other.url
+
+
+def fault_points(kind: str, databases: Databases, services: Any, point: str, kills: int = 3) -> Result:
+    """Workers that die at a fault point, again and again, under load."""
+    environ = {"HOLDFAST_FAULT": f"{point}:40"}
+    with trial(kind, databases, services, environ=environ) as one:
+        clients = Crowd(one.port, reqs=4, window=40, again_after=60.0)
+        with clients:
+            eventually(lambda: restarts(one) >= kills, f"{kills} deaths at {point}", 110)
+        one.note = f"{restarts(one)} deaths"
+        return one.judge(f"SIGKILL {point}", clients)
+
+
+def restarts(one: Trial) -> int:
+    """How many workers have died so far."""
+    return one.daemon.log().count("worker.died") or sum(w.get("restarts", 0) for w in one.daemon.workers())

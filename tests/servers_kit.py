@@ -1,0 +1,37 @@
+"""The private servers of a test run, by the same script that anybody can use."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "services"
+
+
+class Services:
+    """The private servers of this run. A server that cannot be had is a failure, never a skip."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._urls: dict[str, str] = {}
+
+    def run(self, verb: str, name: str) -> dict[str, dict[str, str]]:
+        """start, stop, kill or status."""
+        words = [sys.executable, str(SCRIPT), verb, name, "--directory", str(self.directory), "--json"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)
+        assert done.returncode == 0, done.stderr
+        told: dict[str, dict[str, str]] = json.loads(done.stdout)
+        return told
+
+    def url(self, name: str) -> str:
+        """The URL of a server that runs; started when it does not."""
+        if name not in self._urls:
+            self._urls[name] = self.run("start", name)[name]["url"]
+        return self._urls[name]
+
+    def stop(self) -> None:
+        """Stop those that were started through this object."""
+        for name in self._urls:
+            self.run("stop", name)
