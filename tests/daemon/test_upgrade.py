@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 from crowd import ask, effects
 
 from holdfast.linux import process
@@ -349,3 +350,104 @@ def _serves(daemon: DaemonProcess) -> bool:
         return bool(daemon.status()["state"] == "running")
     except OSError:
         return False
+
+
+# --- another ingress
+
+
+@pytest.fixture
+def other(builds: Builds, broken: Path) -> Path:
+    """A build whose ingress has other code."""
+    with (broken / "ingress" / "door.py").open("a") as file:
+        file.write("\n# another one\n")
+    return broken
+
+
+def ingresses(daemon: DaemonProcess) -> list[int]:
+    return _named(daemon, "ingress")
+
+
+def test_another_ingress_takes_new_connections_and_the_old_one_serves_its_own(daemon: DaemonProcess, builds: Builds, other: Path) -> None:
+    daemon.start()
+    port, (old,) = daemon.port, ingresses(daemon)  # type: ignore[attr-defined]
+    with zmq.Context() as context, context.socket(zmq.REQ) as early, Crowd(port, reqs=4, window=20) as crowd:
+        early.linger = 0
+        early.connect(f"tcp://127.0.0.1:{port}")
+        early.send(b"early")
+        assert early.recv() == b"TRUE"
+        count(crowd)
+        use(builds, other)
+        told = daemon.run("upgrade")
+        assert (told.returncode, told.stderr) == (0, ""), daemon.log()
+        assert "  the ingress\n" in told.stdout
+        new = next(pid for pid in ingresses(daemon) if pid != old)
+        count(crowd)
+        assert crowd.unanswered == set()
+        assert len(daemon.workers()) == 4, "two for each"
+        daemon.kill(old, signal.SIGSTOP)
+        assert ask(port, "new") == b"TRUE", "new connections meet the new one"
+        daemon.kill(old, signal.SIGCONT)
+        daemon.kill(new, signal.SIGSTOP)
+        early.send(b"early again")
+        assert early.poll(20_000), "old connections are served by the old one"
+        assert early.recv() == b"TRUE"
+        daemon.kill(new, signal.SIGCONT)
+        count(crowd)
+        for pid in pids(daemon):
+            daemon.kill(pid)  # those of both are replaced, each for its own
+        count(crowd)
+        early.send(b"early once more")
+        assert early.poll(20_000)
+        assert early.recv() == b"TRUE"
+        daemon.file.write_text(daemon.file.read_text().replace('if how == "pid" else None', 'if how == "pid" else "2"'))
+        assert daemon.run("reload").returncode == 0
+        early.send(b"early at last")
+        assert early.poll(20_000)
+        assert early.recv() == b"2", "a reload concerns them too"
+        again = daemon.run("upgrade")
+        assert again.returncode == 0, again.stderr
+        assert sorted(ingresses(daemon)) == sorted([old, new]), "what is up to date stays"
+    eventually(lambda: ingresses(daemon) == [new], "it leaves when its clients have left")
+    eventually(lambda: len(daemon.status()["jobs"][0]["workers"]) == 2, "and so do its workers")
+    assert crowd.unanswered == set()
+    names = {"early", "early again", "early once more", "early at last", "new"}
+    assert crowd.compare({name: n for name, n in effects(daemon.folder / "add.db").items() if name not in names}).fine
+    assert ask(port, "x") == b"2"
+
+
+def test_a_third_ingress_waits_for_the_first_to_leave(daemon: DaemonProcess, builds: Builds, other: Path) -> None:
+    daemon.start()
+    with zmq.Context() as context, context.socket(zmq.REQ) as early:
+        early.linger = 0
+        early.connect(f"tcp://127.0.0.1:{daemon.port}")  # type: ignore[attr-defined]
+        early.send(b"early")
+        assert early.recv() == b"TRUE"
+        use(builds, other)
+        assert daemon.ask("upgrade")["exit"] == 0
+        two = ingresses(daemon)
+        assert len(two) == 2
+        builds.use("1.0.1")
+        told = daemon.ask("upgrade")
+        assert "the ingress: later, when the clients of the one before it have left" in told["result"]["changes"]
+        assert ingresses(daemon) == two
+    eventually(lambda: len(left := ingresses(daemon)) == 1 and left[0] not in two, "then it comes by itself")
+    eventually(lambda: len(daemon.status()["jobs"][0]["workers"]) == 2, "with its workers")
+    assert ask(daemon.port, "x") == b"TRUE"  # type: ignore[attr-defined]
+
+
+def test_an_ingress_that_does_not_work_is_not_taken(daemon: DaemonProcess, builds: Builds, other: Path) -> None:
+    daemon.start()
+    (old,) = ingresses(daemon)
+    edit(other / "ingress/loop.py", "        names = {", "        raise SystemExit(3)\n        names = {")
+    use(builds, other)
+    with Crowd(daemon.port, reqs=4, window=20) as crowd:  # type: ignore[attr-defined]
+        count(crowd)
+        told = daemon.ask("upgrade")
+        count(crowd)
+    assert told["exit"] == 1
+    assert "framework upgraded, application reloaded, ingress kept: it ended before it served" in told["error"]
+    assert ingresses(daemon) == [old]
+    eventually(lambda: len(daemon.status()["jobs"][0]["workers"]) == 2, "as many workers as before")
+    assert ask(daemon.port, "x") == b"TRUE"  # type: ignore[attr-defined]
+    assert crowd.unanswered == set()
+    assert crowd.compare({n: c for n, c in effects(daemon.folder / "add.db").items() if n != "x"}).fine

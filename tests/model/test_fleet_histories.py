@@ -1,5 +1,8 @@
 """The fleet, driven by random histories: what must hold in each of them, and faults that the rules catch."""
 
+import dataclasses
+import json
+
 import pytest
 from fleet_world import World, plan
 from hypothesis import Phase, settings
@@ -8,9 +11,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from holdfast.model import fleet_events as f
 from holdfast.model.fleet import Fleet
+from holdfast.model.fleet_state import FleetState
+from holdfast.model.frozen import freeze, thaw
 from holdfast.model.life import Life, Worker
 from holdfast.model.rollout import Rollout
-from holdfast.model.slots import NOBODY, JobFleet, Slot
+from holdfast.model.slots import NOBODY, JobFleet, Slot, is_beside
 
 JOBS = ("Fee", "Mail")
 plans = st.dictionaries(st.sampled_from(JOBS), st.integers(0, 3), min_size=1)
@@ -119,6 +124,35 @@ class Histories(RuleBasedStateMachine):
     def suspects(self, count: int, job: str) -> None:
         self._do(f.Suspects(job, count))
 
+    @precondition(lambda self: self.fleet.rollout is None and not self.fleet.stopping)
+    @rule()
+    def upgrade(self) -> None:
+        """The next program goes on with what this one has written down."""
+        data = json.loads(json.dumps(freeze(FleetState.of(self.fleet))))
+        restored = thaw(FleetState, data).fleet(self.fleet.jitter)
+        self.world.fleet = type(self.fleet)(**{one.name: getattr(restored, one.name) for one in dataclasses.fields(restored)})
+
+    def _beside(self) -> bool:
+        return any(is_beside(number) for job in self.fleet.jobs.values() for number in job.slots)
+
+    @precondition(lambda self: self.fleet.rollout is None and not self.fleet.stopping and not self._beside())
+    @rule(jobs=st.sets(st.sampled_from(JOBS), min_size=1))
+    def another_ingress_comes(self, jobs: set[str]) -> None:
+        before = {w.id for w in self.fleet.workers.values() if w.life is not Life.DRAINING}
+        self._do(f.Part(tuple(jobs)))
+        assert before <= {w.id for w in self.fleet.workers.values() if w.life is not Life.DRAINING}, "somebody was told to go"
+
+    @precondition(lambda self: self._beside())
+    @rule()
+    def the_old_ingress_goes(self) -> None:
+        self._do(f.Join())
+
+    @precondition(lambda self: self.fleet.rollout is None and self._beside())
+    @rule()
+    def the_new_ingress_is_given_up(self) -> None:
+        self._do(f.Join(back=True))
+        assert not self._beside()
+
     @rule()
     def retire_removed(self) -> None:
         for job in [job.name for job in self.fleet.jobs.values() if job.removed]:
@@ -189,6 +223,9 @@ class Histories(RuleBasedStateMachine):
         assert self.fleet.rollout is None, "no verdict"
         assert self.fleet.ready(), "a slot is not served"
         assert {w.generation for w in self.fleet.workers.values()} <= {self.fleet.generation}, "a mixture at the end"
+        self._do(f.Join())
+        self.world.settle()
+        assert not self._beside(), "somebody works for an ingress that has gone"
         for job, slots in self.wanted[self.fleet.generation].items():
             scaled = self.fleet.jobs[job].scaled
             assert len(self.fleet.jobs[job].ordinary()) == (slots if scaled is None else scaled), "not as many as are wanted"
@@ -284,11 +321,37 @@ class _KeepsSurplus(Rollout):
         fleet.jobs[name].slots.setdefault(number, Slot(self.target)).generation = self.target
 
 
+class _TellsThemToGo(Fleet):
+    """Another ingress comes, and those who work for the old one are told to go."""
+
+    def _part(self, jobs: list[JobFleet]) -> None:
+        super()._part(jobs)
+        for worker in self.workers.values():
+            worker.life = Life.DRAINING
+
+
+class _KeepsThemForEver(Fleet):
+    def _join(self, back: bool, now: float, effects: list[f.Effect]) -> None:
+        if back:
+            super()._join(back, now, effects)
+
+
+class _LeavesThemBehind(Fleet):
+    """Who works for the old ingress stays where the others are to be."""
+
+    def _part(self, jobs: list[JobFleet]) -> None:
+        places = {worker.id: worker.slot for worker in self.workers.values()}
+        super()._part(jobs)
+        for worker in self.workers.values():
+            worker.slot = places[worker.id]
+
+
 def _rolls_by(rollout: type[Rollout]) -> type[Fleet]:
     return type(f"Fleet{rollout.__name__}", (_FaultyRollout,), {"kind": rollout})
 
 
 FAULTS = [
+    *(_TellsThemToGo, _KeepsThemForEver, _LeavesThemBehind),
     *(_SpawnsAfterStop, _LosesAWorker, _LifeGoesBack, _ForgetsOnStop, _DrainsTooEarly, _RespawnsTheNewest),
     *(_rolls_by(rollout) for rollout in (_AcceptsHalf, _GivesBackHalf, _SaysItTooEarly, _KeepsSurplus)),
 ]

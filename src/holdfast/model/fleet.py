@@ -19,9 +19,11 @@ from holdfast.model.fleet_events import (
     Event,
     Exited,
     Hung,
+    Join,
     Kill,
     Launch,
     Note,
+    Part,
     Plans,
     Ready,
     Replace,
@@ -37,7 +39,18 @@ from holdfast.model.fleet_events import (
 )
 from holdfast.model.life import Life, Step, Worker
 from holdfast.model.rollout import Rollout
-from holdfast.model.slots import NOBODY, QUARANTINE_SLOT, JobFleet, Slot
+from holdfast.model.slots import (
+    BESIDE,
+    NOBODY,
+    QUARANTINE_BESIDE,
+    QUARANTINE_SLOT,
+    JobFleet,
+    Slot,
+    beside,
+    is_beside,
+    is_quarantine,
+    label,
+)
 
 
 @dataclass(slots=True)
@@ -73,14 +86,16 @@ class Fleet:
                 self._exited(Exited(worker, how, born=False), now, effects)
             case Hung(worker, reason):
                 self._hung(worker, reason, effects)
-            case Suspects(job, count):
-                self._suspects(job, count, now, effects)
+            case Suspects():
+                self._suspects(event, now, effects)
             case Tick():
                 pass
             case _:
                 self._obey(event, now, effects)
 
-    def _obey(self, event: Launch | Roll | RollBack | Replace | Scale | Retire | Stop, now: float, effects: list[Effect]) -> None:
+    def _obey(
+        self, event: Launch | Roll | RollBack | Replace | Scale | Retire | Part | Join | Stop, now: float, effects: list[Effect]
+    ) -> None:
         match event:
             case Launch(generation, plans):
                 self._launch(generation, plans)
@@ -95,6 +110,10 @@ class Fleet:
                 self._scale(self.jobs[job], slots, now, effects)
             case Retire(job):
                 self._retire_job(job, now, effects)
+            case Part(jobs):
+                self._part([self.jobs[name] for name in jobs if name in self.jobs])
+            case Join(back):
+                self._join(back, now, effects)
             case Stop(within):
                 self._stop(within, now, effects)
 
@@ -198,17 +217,18 @@ class Fleet:
             worker.killed = True
             effects += [Note("worker.hung", name, reason, worker.job, "error"), Kill(name, stacks=True)]
 
-    def _suspects(self, name: str, count: int, now: float, effects: list[Effect]) -> None:
-        job = self.jobs.get(name)
+    def _suspects(self, event: Suspects, now: float, effects: list[Effect]) -> None:
+        job, count = self.jobs.get(event.job), event.count
         if job is None:
             return
-        slot = job.slots.get(QUARANTINE_SLOT)
+        number = QUARANTINE_BESIDE if event.beside else QUARANTINE_SLOT
+        slot = job.slots.get(number)
         if count and slot is None:
-            job.slots[QUARANTINE_SLOT] = Slot(self.newest(job))
+            job.slots[number] = Slot(self.newest(job))
         elif count and slot is not None:
             slot.generation = self.newest(job)  # one that drains already is followed by another
         elif slot is not None:
-            self.retire(job, QUARANTINE_SLOT, "no suspects are left", now, effects)
+            self.retire(job, number, "no suspects are left", now, effects)
 
     def newest(self, job: JobFleet) -> int:
         """The generation that is to serve this job."""
@@ -228,7 +248,7 @@ class Fleet:
         job.scaled = slots
         for number in range(slots):
             job.slots.setdefault(number, Slot(self.generation)).generation = self.newest(job)
-        for number in [n for n in job.slots if n >= slots]:
+        for number in [n for n in job.ordinary() if n >= slots]:
             self.retire(job, number, "scaled down", now, effects)
 
     def _retire_job(self, name: str, now: float, effects: list[Effect]) -> None:
@@ -239,6 +259,35 @@ class Fleet:
         for number in list(job.slots):
             self.retire(job, number, "its job is removed", now, effects)
         self._forget_if_empty(job)
+
+    def _part(self, jobs: list[JobFleet]) -> None:
+        for job in jobs:
+            wanted = {number: slot.generation for number, slot in job.ordinary().items()}
+            job.move({number: beside(number) for number in job.slots}, self.workers.values())
+            job.slots |= {number: Slot(generation) for number, generation in wanted.items()}
+
+    def _join(self, back: bool, now: float, effects: list[Effect]) -> None:
+        for job in list(self.jobs.values()):
+            theirs = [number for number in job.slots if is_beside(number)]
+            if not back:
+                for number in theirs:
+                    self.retire(job, number, "the ingress that it worked for has gone", now, effects)
+            elif theirs:
+                self._give_way(job, theirs, now, effects)
+
+    def _give_way(self, job: JobFleet, theirs: list[int], now: float, effects: list[Effect]) -> None:
+        """Those beside get their places back, as many as are wanted now; who came instead drains, and has no place any more."""
+        wanted = job.ordinary()
+        for number in [number for number in job.slots if number not in theirs]:
+            slot = job.slots.pop(number)
+            for worker in (slot.incumbent, slot.heir):
+                if worker is not None:
+                    self.drain(worker, "its ingress is not wanted", now, effects)
+        job.move({number: number - BESIDE if number >= BESIDE else QUARANTINE_SLOT for number in theirs}, self.workers.values())
+        for number in wanted:
+            job.slots.setdefault(number, Slot(self.generation))
+        for number in [number for number in job.ordinary() if number not in wanted]:
+            self.retire(job, number, "scaled down", now, effects)
 
     def _stop(self, within: float, now: float, effects: list[Effect]) -> None:
         self.stopping = True
@@ -301,8 +350,8 @@ class Fleet:
 
     def _spawn(self, job: JobFleet, number: int, slot: Slot, now: float, effects: list[Effect]) -> Worker:
         self.spawned += 1
-        quarantine = number == QUARANTINE_SLOT
-        name = f"{job.name}/{'q' if quarantine else number}.{self.spawned}"
+        quarantine = is_quarantine(number)
+        name = f"{job.name}/{label(number)}.{self.spawned}"
         limit = job.plan(slot.generation).start_limit
         worker = Worker(name, job.name, number, slot.generation, quarantine, since=now, deadline=now + limit)
         self.workers[name] = worker

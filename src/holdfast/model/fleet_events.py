@@ -79,10 +79,25 @@ class Hung:
 
 @dataclass(frozen=True, slots=True)
 class Suspects:
-    """So many messages of the job wait for quarantine."""
+    """So many messages of the job wait for quarantine; with `beside` in the ingress before."""
 
     job: str
     count: int
+    beside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Another ingress is there for these jobs: who works stays with the one before, and as many others start."""
+
+    jobs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """One ingress is left: the one that came, whose workers stay; or, with `back`, the one that was there before."""
+
+    back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +135,7 @@ class Tick:
     """A deadline may have come."""
 
 
-Event = Launch | Roll | RollBack | Ready | Exited | SpawnFailed | Hung | Suspects | Replace | Scale | Retire | Stop | Tick
+Event = Launch | Roll | RollBack | Ready | Exited | SpawnFailed | Hung | Suspects | Replace | Scale | Retire | Part | Join | Stop | Tick
 
 
 # --- what to do --------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from holdfast.model.crash_loop import CrashLoop
 from holdfast.model.fleet_events import Effect, Exited, Note, Plans, Progress, Removed, RolledBack, RolledOut
 from holdfast.model.life import Life, Worker
-from holdfast.model.slots import NOBODY, QUARANTINE_SLOT, JobFleet, Slot
+from holdfast.model.slots import BESIDE, NOBODY, JobFleet, Slot, is_beside, is_quarantine
 
 if TYPE_CHECKING:
     from holdfast.model.fleet import Fleet
@@ -54,8 +54,9 @@ class Rollout:
                 job = fleet.jobs[name] = JobFleet(name, {})
             job.plans[target] = plan
             job.removed = False
-            there = [number for number in job.slots if number >= 0]
+            there = [number for number in job.slots if 0 <= number < BESIDE]
             rollout.todo += [(name, number) for number in range(max([_wanted(job, target, rollout.base), *(n + 1 for n in there)]))]
+            rollout.todo += [(name, number) for number in sorted(job.slots) if number >= BESIDE]
         rollout.total = len(rollout.todo)
         return rollout
 
@@ -107,7 +108,10 @@ class Rollout:
     def _give(self, fleet: Fleet, name: str, number: int, now: float, effects: list[Effect]) -> None:
         """The slot is the new generation's from here on, or nobody's where it wants fewer."""
         job = fleet.jobs[name]
-        if number >= _wanted(job, self.target, self.base):
+        if is_beside(number):
+            if number not in job.slots or job.slots[number].generation == NOBODY:
+                return  # its ingress has gone meanwhile
+        elif number >= _wanted(job, self.target, self.base):
             if number in job.slots:
                 fleet.retire(job, number, "the new configuration wants fewer", now, effects)
             return
@@ -124,7 +128,7 @@ class Rollout:
             fleet.settled(slot)
             for job in fleet.jobs.values()
             for number, slot in job.slots.items()
-            if slot.generation == self.target and number != QUARANTINE_SLOT
+            if slot.generation == self.target and not is_quarantine(number)
         )
 
     # --- what goes wrong
@@ -169,9 +173,9 @@ class Rollout:
         for number in range(wanted):
             job.slots.setdefault(number, Slot(self.base))
         for number, slot in list(job.slots.items()):
-            if number >= wanted:
+            if number >= wanted and not is_beside(number):
                 fleet.retire(job, number, "rolled back", now, effects)
-            elif slot.generation != self.base and not (number == QUARANTINE_SLOT and slot.generation == NOBODY):
+            elif slot.generation != self.base and not ((is_quarantine(number) or is_beside(number)) and slot.generation == NOBODY):
                 slot.generation, slot.deaths, slot.not_before = self.base, 0, 0.0
                 _dismiss_heir(fleet, slot, self.target, now, effects)
         job.crashes = CrashLoop()
@@ -198,9 +202,9 @@ class Rollout:
             if self.base in job.plans and job.plans[self.base].slots != job.plans[self.target].slots:
                 job.scaled = None
             job.plans = {self.target: job.plans[self.target]}
-            quarantine = job.slots.get(QUARANTINE_SLOT)
-            if quarantine is not None and quarantine.generation == self.base:
-                quarantine.generation = self.target
+            for number, slot in job.slots.items():
+                if is_quarantine(number) and slot.generation == self.base:
+                    slot.generation = self.target
         effects.append(RolledOut(self.target))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from holdfast.model.crash_loop import CrashLoop
@@ -9,6 +10,8 @@ from holdfast.model.fleet_events import Plan
 from holdfast.model.life import Life, Worker
 
 QUARANTINE_SLOT = -1
+#: Slots from here on, and this quarantine, belong to an ingress whose place another one has taken, for as long as its clients stay.
+BESIDE, QUARANTINE_BESIDE = 1000, -2
 NOBODY = 0  # the generation of a slot that is not wanted any more
 
 
@@ -47,5 +50,33 @@ class JobFleet:
         return self.plans.get(generation) or next(iter(self.plans.values()), Plan(0))
 
     def ordinary(self) -> dict[int, Slot]:
-        """The slots that are wanted, without quarantine."""
-        return {n: s for n, s in self.slots.items() if n != QUARANTINE_SLOT and s.generation != NOBODY}
+        """The slots that are wanted, without quarantine and those beside."""
+        return {n: s for n, s in self.slots.items() if 0 <= n < BESIDE and s.generation != NOBODY}
+
+    def move(self, moves: Mapping[int, int], workers: Iterable[Worker]) -> None:
+        """Give slots other numbers, with everybody who is there."""
+        self.slots = {moves.get(number, number): slot for number, slot in self.slots.items()}
+        for worker in workers:
+            if worker.job == self.name:
+                worker.slot = moves.get(worker.slot, worker.slot)
+
+
+def is_quarantine(number: int) -> bool:
+    """Whether suspects run in this slot."""
+    return number < 0
+
+
+def is_beside(number: int) -> bool:
+    """Whether this slot belongs to the ingress before."""
+    return number >= BESIDE or number == QUARANTINE_BESIDE
+
+
+def beside(number: int) -> int:
+    """Where the slot of this number goes when another ingress comes."""
+    return QUARANTINE_BESIDE if is_quarantine(number) else number + BESIDE
+
+
+def label(number: int) -> str:
+    """How a worker's id names the slot."""
+    plus = "+" if is_beside(number) else ""
+    return f"q{plus}" if is_quarantine(number) else f"{number % BESIDE}{plus}"

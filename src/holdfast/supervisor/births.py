@@ -11,6 +11,7 @@ import socket
 from holdfast.linux.channel import to_memfd
 from holdfast.model import board, recycling
 from holdfast.model.options import JobOptions
+from holdfast.model.slots import BESIDE, is_beside
 from holdfast.model.spec import Role, WorkerSpec
 from holdfast.supervisor.boards import Memory
 from holdfast.supervisor.entries import Entries
@@ -28,23 +29,24 @@ class Births:
     def worker(
         self, generation: Generation, zygote: Child, child_id: str, job: str, role: Role, log: int, now: float, slot: int = 0
     ) -> Child | None:
-        """Ask for a worker, or a run of `prepare`; None when the zygote cannot be told."""
+        """Ask for a worker, or a run of `prepare`; None when the zygote cannot be told. The slot says for which ingress it is to work."""
         options = generation.jobs[job].options
         if role == "quarantine":
             options = dataclasses.replace(options, threads=1, batch=1)
         child, theirs = self._family.expect(child_id, "prepare" if role == "prepare" else "worker", job, now)
         child.generation = generation.number
         child.facts["settings"] = generation.settings_version
-        limits = child.limits = recycling.draw(options, max(slot, 0), max(options.processes, 1), random.random())
+        limits = child.limits = recycling.draw(options, max(slot, 0) % BESIDE, max(options.processes, 1), random.random())
         most = limits.messages if role == "worker" else 0
-        named: dict[str, int] = {"spec": self._spec(generation, child_id, role, job, options, most), "channel": theirs.fileno(), "log": log}
+        spec = self._spec(generation, child_id, role, job, options, most, former=is_beside(slot))
+        named: dict[str, int] = {"spec": spec, "channel": theirs.fileno(), "log": log}
         sockets = [theirs]
         if role != "prepare":
             named["stacks"] = child.stacks = os.memfd_create("stacks", os.MFD_CLOEXEC)
             child.board = Memory.make("board", board.size(options.threads or 1, options.batch))
             named["board"] = child.board.fd
             if job in self._entries.jobs():
-                sockets.append(self._attach(child, role))
+                sockets.append(self._attach(child, role, former=is_beside(slot)))
                 named["data"] = sockets[-1].fileno()
         told = zygote.channel.send({"do": "spawn", "id": child_id, "fds": list(named)}, list(named.values()))
         os.close(named["spec"])
@@ -63,17 +65,28 @@ class Births:
         theirs.close()
         return told
 
-    def _attach(self, child: Child, role: Role) -> socket.socket:
+    def _attach(self, child: Child, role: Role, *, former: bool) -> socket.socket:
         """Tell the ingress of the worker; the worker's end of their data channel."""
         ours, theirs = socket.socketpair()
-        ingress = self._family.one("ingress")
+        before = self._entries.former
+        ingress = self._family.members.get(before.ingress) if former and before is not None else self._family.one("ingress")
         if ingress is not None:
             packet = {"do": "attach", "worker": child.id, "job": child.job, "quarantine": role == "quarantine"}
             child.attached = ingress.channel.send(packet, [ours.fileno()])
         ours.close()
         return theirs
 
-    def _spec(self, generation: Generation, child_id: str, role: Role, job: str, options: JobOptions, most_messages: int = 0) -> int:
+    def _spec(
+        self,
+        generation: Generation,
+        child_id: str,
+        role: Role,
+        job: str,
+        options: JobOptions,
+        most_messages: int = 0,
+        *,
+        former: bool = False,
+    ) -> int:
         spec = WorkerSpec(
             id=child_id,
             role=role,
@@ -85,7 +98,7 @@ class Births:
             stop_timeout=generation.options.stop_timeout,
             settings_path=generation.options.settings,
             settings_text=generation.settings_text,
-            epoch=self._entries.epoch,
+            epoch=self._entries.epoch_of(former=former),
             most_messages=most_messages,
         )
         return to_memfd("spec", json.dumps(spec.to_json()).encode())

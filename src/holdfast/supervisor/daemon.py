@@ -168,7 +168,7 @@ class Supervisor:
             Step(
                 "draining the ingress",
                 self._drain_ingress,
-                lambda: "drained" in self.told or not self.family.of("ingress"),
+                lambda: "drained" in self.told or all("drained" in one.facts for one in self.family.of("ingress")),
                 self._intake_left,
                 lambda: self.told.add("drained"),  # nobody waits for it any more
             ),
@@ -262,6 +262,8 @@ class Supervisor:
         return left - min(2.0, left / 4)
 
     def _drain_ingress(self) -> None:
+        for ingress in self.family.of("ingress"):
+            ingress.facts.pop("drained", None)
         self.tell_ingress({"do": "drain"})
 
     def _drain_workers(self) -> None:

@@ -6,22 +6,24 @@ address never changes; where a generation wants another, that is another door.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from holdfast.errors import UnavailableError
 from holdfast.linux.privileges import Identity, as_user
+from holdfast.linux.steering import release, steer
 from holdfast.model import tally
 from holdfast.model.job_options import JobConfig
 from holdfast.model.options import JobOptions
 from holdfast.model.urls import SourceAddress
 from holdfast.supervisor.boards import Memory
 from holdfast.supervisor.family import Child
-from holdfast.supervisor.listeners import bind_tcp, bind_unix
-from holdfast.supervisor.state import DoorState, EntriesState
+from holdfast.supervisor.listeners import BACKLOG, bind_tcp, bind_unix, coming, join_tcp, join_unix
+from holdfast.supervisor.state import DoorState, EntriesState, FormerState
 
 _LIMITS = ("in_flight", "in_flight_bytes", "in_flight_per_client", "max_message", "max_clients", "crash_limit")
 
@@ -75,6 +77,24 @@ class Door:
         }
 
 
+@dataclass(slots=True)
+class Former:
+    """An ingress whose place another one takes, or has taken: its name in the family, its epoch, its tally, its own listeners."""
+
+    ingress: str
+    epoch: int
+    tally: Memory | None
+    doors: dict[str, Door]
+
+    def close(self) -> None:
+        """It has gone: its listeners and its tally are nobody's."""
+        for door in self.doors.values():
+            if door.listener is not None:
+                door.listener.close()
+        if self.tally is not None:
+            self.tally.close()
+
+
 class Entries:
     """All doors, and what an ingress is told of them, again for each ingress: a new one has a new epoch and the same listeners."""
 
@@ -85,6 +105,7 @@ class Entries:
         self.epoch = 0
         self._tally: Memory | None = None
         self._numbers = 0
+        self.former: Former | None = None
 
     def jobs(self) -> set[str]:
         """Those that have a door."""
@@ -124,6 +145,9 @@ class Entries:
         """Close our listeners of these; who is connected is the ingress's affair."""
         for door in list(doors):
             self.doors.pop(door.id, None)
+            other = self.former.doors.pop(door.id, None) if self.former is not None else None
+            if other is not None and other.listener is not None:
+                other.listener.close()
             self.listening.discard(door.id)
             if door.listener is not None:
                 door.listener.close()
@@ -139,7 +163,9 @@ class Entries:
     def tally(self, job: str) -> dict[str, int]:
         """What the ingress counts for this job just now."""
         row = next(door.row for door in self.doors.values() if door.job == job)
-        return tally.read(self._tally.view if self._tally is not None else bytes(tally.SIZE), row)
+        memories = (self._tally, self.former.tally if self.former is not None else None)
+        rows = [tally.read(one.view, row) for one in memories if one is not None]
+        return {name: sum(one[name] for one in rows) for name in tally.COLUMNS}
 
     def endpoint(self, job: str) -> str:
         """Where the job listens; with two doors, the newer one."""
@@ -147,18 +173,96 @@ class Entries:
 
     def close(self) -> None:
         """Serve nobody any more; only when no ingress is left."""
+        self.forget_former()
         self.give_up(self.doors.values())
+
+    # --- another ingress in place of the one that is there
+
+    def part(self, ingress: str) -> None:
+        """Make listeners of their own for an ingress that is to come; nobody is let in by them yet. OSError: nothing has changed."""
+        former = Former(ingress, self.epoch, self._tally, dict(self.doors))
+        new: dict[str, Door] = {}
+        try:
+            for door in former.doors.values():
+                new[door.id] = replace(door, listener=self._join(door))
+        except OSError:
+            self._close_joined(new)
+            raise
+        self.former, self.doors, self._tally = former, new, None
+
+    def turn_over(self) -> None:
+        """From now on whoever connects meets the new ingress."""
+        for door in self.doors.values():
+            if door.address.path and door.listener is not None:
+                with as_user(self._identity):
+                    os.rename(coming(door.address.path), door.address.path)
+        for door in self.former.doors.values() if self.former is not None else ():
+            if door.listener is not None and not door.address.path:
+                steer(door.listener, 1)
+
+    def turn_back(self) -> None:
+        """The new ingress came to nothing: everything is as it was. Its copies of the listeners may live a little: nobody is led there."""
+        former = self.former
+        assert former is not None
+        self._close_joined(self.doors)
+        if self._tally is not None:
+            self._tally.close()
+        self.former, self.epoch, self._tally, self.doors = None, former.epoch, former.tally, former.doors
+        self.listening = set(self.doors)
+
+    def forget_former(self) -> None:
+        """The ingress before has gone."""
+        if self.former is not None:
+            self.former.close()
+            self.former = None
+            for door in self.doors.values():
+                if door.listener is not None and not door.address.path:
+                    release(door.listener)
+
+    def epoch_of(self, *, former: bool) -> int:
+        """Of the ingress that serves, or of the one before."""
+        return self.former.epoch if former and self.former is not None else self.epoch
+
+    def _join(self, door: Door) -> socket.socket | None:
+        if door.listener is None:
+            return None
+        if door.address.path:
+            with as_user(self._identity):
+                return join_unix(door.address.path)
+        other = join_tcp(door.listener)
+        steer(door.listener, 0)
+        other.listen(BACKLOG)
+        return other
+
+    def _close_joined(self, doors: Mapping[str, Door]) -> None:
+        for door in doors.values():
+            if door.listener is not None:
+                door.listener.close()
+            if door.address.path and door.listener is not None:
+                with as_user(self._identity), contextlib.suppress(FileNotFoundError):
+                    os.unlink(coming(door.address.path))
 
     def state(self) -> EntriesState:
         """All of it, for the next program."""
         tally_fd = self._tally.fd if self._tally is not None else -1
-        return EntriesState([door.state() for door in self.doors.values()], self.listening, self.epoch, tally_fd, self._numbers)
+        doors = [door.state() for door in self.doors.values()]
+        return EntriesState(doors, self.listening, self.epoch, tally_fd, self._numbers, self._former_state())
+
+    def _former_state(self) -> FormerState | None:
+        former = self.former
+        if former is None:
+            return None
+        tally_fd = former.tally.fd if former.tally is not None else -1
+        return FormerState(former.ingress, former.epoch, tally_fd, [door.state() for door in former.doors.values()])
 
     def restore(self, state: EntriesState) -> None:
         """Go on with the same doors."""
         self.doors = {one.id: Door.of(one) for one in state.doors}
         self.listening, self.epoch, self._numbers = state.listening, state.epoch, state.numbers
         self._tally = Memory.of(state.tally) if state.tally >= 0 else None
+        if (old := state.former) is not None:
+            memory = Memory.of(old.tally) if old.tally >= 0 else None
+            self.former = Former(old.ingress, old.epoch, memory, {one.id: Door.of(one) for one in old.doors})
 
     def _door(self, job: str, address: SourceAddress) -> Door | None:
         return next((door for door in self.doors.values() if (door.job, door.address) == (job, address)), None)

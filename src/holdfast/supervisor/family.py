@@ -63,13 +63,13 @@ class Child:
             generation=self.generation,
             pid=self.pid,
             log=self.log,
-            stacks=self.stacks,
             board=board,
             started=self.started,
             attached=self.attached,
+            facts=self.facts,
+            stacks=self.stacks,
             limits=self.limits,
             fresh_rss=self.fresh_rss,
-            facts=self.facts,
         )
 
     @classmethod
@@ -83,13 +83,13 @@ class Child:
             generation=state.generation,
             pid=state.pid,
             log=state.log,
-            stacks=state.stacks,
             board=Memory.of(state.board) if state.board >= 0 else None,
             started=state.started,
             attached=state.attached,
+            facts=state.facts,
+            stacks=state.stacks,
             limits=state.limits,
             fresh_rss=state.fresh_rss,
-            facts=state.facts,
         )
 
 
@@ -167,13 +167,6 @@ class Family:
         known = {child.pid for child in self.members.values()}
         return [pid for pid in process.children(os.getpid()) if pid not in known]
 
-    def left_by(self, child: Child) -> list[int]:
-        """Strays that this child, which has ended, has left: those of its session, and those executed with its mark.
-
-        Others are left alone, since they may be a living worker's.
-        """
-        return [pid for pid in self.strays() if process.session(pid) == child.pid or process.has_mark(pid, f"{WORKER_MARK}={child.id}")]
-
     def state(self) -> list[ChildState]:
         """Who is there, for the next program."""
         return [child.state() for child in self.members.values()]
@@ -186,6 +179,13 @@ class Family:
             if child.pid:
                 child.pidfd = os.pidfd_open(child.pid)
                 self._loop.watch(child.pidfd, lambda child=child: self._ended(child))  # type: ignore[misc]
+
+    def left_by(self, child: Child) -> list[int]:
+        """Strays that this child, which has ended, has left: those of its session, and those executed with its mark.
+
+        Others are left alone, since they may be a living worker's.
+        """
+        return [pid for pid in self.strays() if process.session(pid) == child.pid or process.has_mark(pid, f"{WORKER_MARK}={child.id}")]
 
     def _add(self, child: Child) -> None:
         self.members[child.id] = child

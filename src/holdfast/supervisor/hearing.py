@@ -14,6 +14,7 @@ from holdfast.model.life import Life
 from holdfast.supervisor import family as families
 from holdfast.supervisor import view
 from holdfast.supervisor.family import Child
+from holdfast.supervisor.ingress_change import IngressChange
 from holdfast.supervisor.reload import Reload
 from holdfast.supervisor.settings_reload import SettingsReload
 from holdfast.supervisor.upgrade import Upgrade
@@ -106,6 +107,9 @@ class Hearing:
         events.log("ingress.failed", str(packet["reason"]), level="error", job=str(packet["job"]))
         candidate = supervisor.reloads.candidate()
         error = UnavailableError(str(packet["reason"]), where=f"job {packet['job']}, source")
+        if isinstance(supervisor.reloads.running, IngressChange):
+            supervisor.reloads.running.refuse(str(error))
+            return
         supervisor.trouble(candidate.number if candidate is not None else supervisor.current.number, error)
 
     def _on_ingress_listening(self, _child: Child, packet: Packet, _text: str) -> None:
@@ -114,14 +118,26 @@ class Hearing:
     def _on_ingress_retired(self, _child: Child, _packet: Packet, _text: str) -> None:
         return
 
-    def _on_ingress_removed(self, _child: Child, packet: Packet, _text: str) -> None:
-        self._supervisor.decide(model.Retire(str(packet["job"])))
+    def _on_ingress_removed(self, child: Child, packet: Packet, _text: str) -> None:
+        """Of two, the second one's word counts."""
+        job = str(packet["job"])
+        child.facts.setdefault("removed", []).append(job)
+        if all(job in one.facts.get("removed", ()) for one in self._supervisor.family.of("ingress")):
+            for one in self._supervisor.family.of("ingress"):
+                one.facts["removed"].remove(job)
+            self._supervisor.decide(model.Retire(job))
 
-    def _on_ingress_drained(self, _child: Child, _packet: Packet, _text: str) -> None:
-        self._supervisor.told.add("drained")
+    def _on_ingress_drained(self, child: Child, _packet: Packet, _text: str) -> None:
+        child.facts["drained"] = True
+        if self._is_former(child) and self._supervisor.state == "running":
+            child.channel.send({"do": "leave"})
 
-    def _on_suspects(self, _child: Child, packet: Packet, _text: str) -> None:
-        self._supervisor.decide(model.Suspects(str(packet["job"]), int(packet["count"])))
+    def _on_suspects(self, child: Child, packet: Packet, _text: str) -> None:
+        self._supervisor.decide(model.Suspects(str(packet["job"]), int(packet["count"]), self._is_former(child)))
+
+    def _is_former(self, ingress: Child) -> bool:
+        former = self._supervisor.entries.former
+        return former is not None and former.ingress == ingress.id
 
     # --- workers
 
@@ -210,9 +226,19 @@ class Hearing:
             events.log("twin.died", str(how), level="warning")
             supervisor.respawn("twin")
 
-    def _ingress_ended(self, _child: Child, how: Exit, now: float) -> None:
+    def _ingress_ended(self, child: Child, how: Exit, now: float) -> None:
         supervisor = self._supervisor
         if supervisor.state == "stopping":
+            return
+        change = supervisor.reloads.running
+        if self._is_former(child):
+            events.log("ingress.gone", f"the one before: {how}", level="info" if child.facts.get("drained") else "error")
+            supervisor.entries.forget_former()
+            supervisor.decide(model.Join())
+            return
+        if isinstance(change, IngressChange):
+            change.refuse(f"it ended before it served: {how}")
+        if "unwanted" in child.facts or (isinstance(change, IngressChange) and supervisor.entries.former is not None):
             return
         supervisor.fail(UnavailableError(f"the ingress ended before it was ready: {how}", remedy="see the log"))
         events.log("ingress.died", f"{how}; what it held is asked for again by its clients", level="error")

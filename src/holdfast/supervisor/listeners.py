@@ -32,6 +32,43 @@ def bind_tcp(host: str, port: int) -> socket.socket:
     return listener
 
 
+def join_tcp(listener: socket.socket) -> socket.socket:
+    """Another one beside a listener of ours, at the same address. It is bound, and does not listen before somebody steers.
+
+    OSError when that is not possible.
+    """
+    other = socket.socket(listener.family, socket.SOCK_STREAM)
+    try:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(listener.getsockname())
+        other.setblocking(False)
+    except OSError:
+        other.close()
+        raise
+    return other
+
+
+def join_unix(path: str) -> socket.socket:
+    """A listener that is to take the place of the one at this path, by renaming `coming(path)` over it."""
+    other = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if os.path.lexists(coming(path)):
+            os.unlink(coming(path))
+        other.bind(coming(path))
+        other.setblocking(False)
+        other.listen(BACKLOG)
+    except OSError:
+        other.close()
+        raise
+    return other
+
+
+def coming(path: str) -> str:
+    """Where a socket waits to be renamed to this path; not longer than that, which may be as long as a path can be."""
+    return f"{path[:-1]}{'~' if path[-1] != '~' else '-'}"
+
+
 def bind_unix(path: str) -> socket.socket:
     """Bind and listen on a path, in place of a socket that nobody serves any more; UnavailableError when somebody does."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

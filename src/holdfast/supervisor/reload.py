@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from holdfast.errors import HoldfastError, UnavailableError
 from holdfast.model import fleet_events as model
 from holdfast.model.changes import changes
+from holdfast.model.slots import is_beside
 from holdfast.supervisor.agenda import Agenda, Step
 from holdfast.supervisor.generation import Generation, require_same_daemon
+from holdfast.supervisor.ingress_change import IngressChange
 from holdfast.supervisor.loading import Loading
 from holdfast.supervisor.settings_reload import SettingsReload
 from holdfast.supervisor.state import WaitingState
@@ -45,7 +47,9 @@ class Reloads:
         self._full: list[Asker] = []
         self._settings: list[Asker] = []
         self._upgrade: list[Asker] = []
-        self.running: Upgrade | Reload | SettingsReload | None = None
+        self._of_ingress: list[tuple[Asker, Answer]] = []
+        self.ingress_digest = ""  # of the code that the ingress is to run, once an upgrade has asked for it
+        self.running: Upgrade | Reload | SettingsReload | IngressChange | None = None
         self.last: Answer | None = None
 
     def ask(self, asker: Asker, *, settings_only: bool = False) -> None:
@@ -72,6 +76,36 @@ class Reloads:
         self._full = [*(of_upgrade(asker(client)) for client in state.upgrade), *map(asker, state.full)]
         self._settings, self.last = [asker(client) for client in state.settings], state.last
 
+    def upgraded(self, asker: Asker, answer: Answer) -> None:
+        """The reload of an upgrade is done: the upgrade is too, unless the ingress is to be another one."""
+        if self._other_ingress_is_due():
+            self._of_ingress.append((asker, answer))
+            return
+        if self._other_ingress_is_wanted():
+            answer["result"]["changes"].append("the ingress: later, when the clients of the one before it have left")
+        asker.answer(answer)
+
+    def _other_ingress_is_wanted(self) -> bool:
+        """Whether the one that serves runs other code than the program brings along."""
+        ingress = self._supervisor.family.one("ingress")
+        return bool(self.ingress_digest) and ingress is not None and ingress.facts.get("digest", "") not in ("", self.ingress_digest)
+
+    def _other_ingress_is_due(self) -> bool:
+        """Never more than two of them."""
+        beside = any(is_beside(number) for job in self._supervisor.fleet.jobs.values() for number in job.slots)
+        return self._other_ingress_is_wanted() and len(self._supervisor.family.of("ingress")) == 1 and not beside
+
+    def _ingress_changed(self, waiting: list[tuple[Asker, Answer]], failure: str) -> None:
+        self.running = None
+        if failure:
+            self.ingress_digest = ""  # not before the next upgrade
+        for asker, answer in waiting:
+            if failure:
+                asker.answer({"exit": 1, "error": f"framework upgraded, application reloaded, ingress kept: {failure}"})
+            else:
+                answer["result"]["changes"].append("the ingress")
+                asker.answer(answer)
+
     def not_upgraded(self, state: WaitingState, asker: Callable[[int], Asker], reason: str) -> None:
         """The program is the old one still; who waits for a reload waits for that."""
         self.last = state.last
@@ -80,7 +114,8 @@ class Reloads:
 
     def advance(self, now: float) -> None:
         """Begin what waits, go on with what is under way."""
-        if self.running is None and self._supervisor.state == "running" and (self._upgrade or self._full or self._settings):
+        waits = self._upgrade or self._full or self._settings or self._other_ingress_is_due()
+        if self.running is None and self._supervisor.state == "running" and waits:
             self._begin(now)
         if self.running is not None:
             self.running.advance(now)
@@ -107,13 +142,17 @@ class Reloads:
 
     def end(self, reason: str) -> None:
         """The daemon stops: nobody waits any more."""
-        askers = [*(self.running.askers if self.running is not None else ()), *self._upgrade, *self._full, *self._settings]
-        self.running, self._upgrade, self._full, self._settings = None, [], [], []
+        running = self.running.askers if self.running is not None else []
+        askers = [*running, *(one for one, _ in self._of_ingress), *self._upgrade, *self._full, *self._settings]
+        self.running, self._of_ingress, self._upgrade, self._full, self._settings = None, [], [], [], []
         for asker in askers:
             asker.answer({"exit": 1, "error": reason})
 
     def _begin(self, now: float) -> None:
-        if self._upgrade:
+        if not self._full and self._other_ingress_is_due():
+            waiting, self._of_ingress = self._of_ingress, []
+            self.running = IngressChange(self._supervisor, waiting, self._ingress_changed)
+        elif self._upgrade:
             askers, self._upgrade = self._upgrade, []
             self.running = Upgrade(self._supervisor, askers, self._ended, now)
         elif self._full:

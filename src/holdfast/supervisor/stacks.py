@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.linux import process
 from holdfast.linux.process import STACKS_SIGNAL
 from holdfast.model import stacks
+from holdfast.model.slots import is_beside
 from holdfast.supervisor import view
 from holdfast.supervisor.family import Child
 
@@ -53,6 +54,11 @@ class Stacks:
         names = [child.id for child in workers]
         self._questions.append(Question(set(names), names, time.monotonic() + PATIENCE, answer))
 
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return bool(self._questions)
+
     def next_deadline(self) -> float | None:
         """When to look again; None when nobody has asked."""
         return time.monotonic() + LOOK_EVERY if self._questions else None
@@ -71,7 +77,9 @@ class Stacks:
         whole = stacks.is_whole(text)
         silence = "" if whole else _why(child)
         reading = view.reading(child, now)
-        found = stacks.rows(text if whole else "", reading, job=child.job, epoch=self._supervisor.entries.epoch, now_ns=int(now * view.NS))
+        worker = self._supervisor.fleet.workers.get(child.id)
+        epoch = self._supervisor.entries.epoch_of(former=worker is not None and is_beside(worker.slot))
+        found = stacks.rows(text if whole else "", reading, job=child.job, epoch=epoch, now_ns=int(now * view.NS))
         return {
             "worker": child.id,
             "pid": child.pid,

@@ -67,12 +67,21 @@ class DoorState:
 
 
 @dataclass(frozen=True, slots=True)
+class FormerState:
+    ingress: str
+    epoch: int
+    tally: int
+    doors: list[DoorState]
+
+
+@dataclass(frozen=True, slots=True)
 class EntriesState:
     doors: list[DoorState]
     listening: set[str]
     epoch: int
     tally: int
     numbers: int
+    former: FormerState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +162,10 @@ class State:
         yield from (fd for fd in single if fd >= 0)
         for child in self.children:
             yield from (fd for fd in (child.channel, child.log, child.board, child.stacks) if fd >= 0)
-        yield from (door.listener for door in self.entries.doors if door.listener >= 0)
+        former = self.entries.former
+        yield from (door.listener for door in (*self.entries.doors, *(former.doors if former is not None else ())) if door.listener >= 0)
+        if former is not None and former.tally >= 0:
+            yield former.tally
         yield from (client.fd for client in self.server.clients)
 
 

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import holdfast
 from holdfast.errors import InternalError
 from holdfast.linux.channel import to_memfd
+from holdfast.linux.code import ingress_digest
 from holdfast.model.fleet_state import FleetState
 from holdfast.supervisor.commands import Commands
 from holdfast.supervisor.daemon import Read, Supervisor, jitter
@@ -159,21 +160,24 @@ def go_on(supervisor: Supervisor, commands: Commands, state: State, refused: str
         supervisor.reloads.not_upgraded(state.waiting, commands.asker, f"the new program could not go on: {refused}; the old one goes on")
     else:
         events.log("upgrade.done", f"from {state.before} to {version}; a reload follows")
-        supervisor.reloads.restore(state.waiting, commands.asker, lambda asker: _of_upgrade(asker, state.before, version))
+        supervisor.reloads.ingress_digest = ingress_digest()
+        supervisor.reloads.restore(state.waiting, commands.asker, lambda asker: _of_upgrade(supervisor, asker, state.before))
     supervisor.family.reap()
     supervisor.loop.take_signals()
     for number in state.signals:
         commands.signalled(number)
 
 
-def _of_upgrade(asker: Asker, before: str, version: str) -> Asker:
+def _of_upgrade(supervisor: Supervisor, asker: Asker, before: str) -> Asker:
     """Hears of the reload as the second half of an upgrade."""
+    version = supervisor.ground.version
 
     def answer(verdict: Answer) -> None:
         if verdict["exit"]:
             asker.answer({**verdict, "error": f"framework upgraded from {before} to {version}, application kept: {verdict['error']}"})
         else:
-            asker.answer({**verdict, "result": {**verdict["result"], "before": before, "version": version}})
+            result = {**verdict["result"], "changes": [*verdict["result"]["changes"]], "before": before, "version": version}
+            supervisor.reloads.upgraded(asker, {**verdict, "result": result})
 
     return dataclasses.replace(asker, answer=answer)
 

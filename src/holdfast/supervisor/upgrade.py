@@ -48,10 +48,10 @@ class Upgrade:
         try:
             if not self._checker:
                 self._check(now)
-            elif self._fit:
+            elif self._fit and not self._supervisor.stacks.busy:  # those who ask for stacks are answered within a second
                 self._fit = False
                 self._supervisor.succession.execute(self._supervisor)
-            elif self._deadline is not None and now >= self._deadline:
+            elif not self._fit and self._deadline is not None and now >= self._deadline:
                 self._deadline = None
                 self._supervisor.family.members[self._checker].kill(signal.SIGKILL)
         except HoldfastError as error:

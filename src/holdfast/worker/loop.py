@@ -18,6 +18,7 @@ from holdfast.model.board import BoardWriter
 from holdfast.model.spec import WorkerSpec
 from holdfast.telemetry import events
 from holdfast.worker.credited import Credited
+from holdfast.worker.offspring import close_all
 from holdfast.worker.pausing import Pause, Pausing
 from holdfast.worker.saying import say, say_failed
 from holdfast.worker.settings_in_place import SettingsTalk
@@ -102,9 +103,11 @@ class Loop:
         try:
             while (received := self._parts.channel.receive()) is not None:
                 packet, fds = received
-                command = self._commands.get(packet.get("do", ""))
+                command = self._commands.get(str(packet.get("do")))
                 if command is not None:
                     command(packet, fds)
+                else:  # of a supervisor of another version
+                    close_all(fds)
         except EOFError:
             self._unwatch(self._parts.channel.fileno())
             self._leave_by_ns = time.monotonic_ns() + int(self._parts.spec.stop_timeout * _SECOND)
