@@ -6,7 +6,9 @@ Every contestant has two workers and four clients, each of which asks again as s
 the code carries; each reload brings the next. ZeroMQ clients keep their connection, HTTP clients make one for each request. An error is
 a failed request: nobody tries it again, and its client pauses 10 ms, so that a time without a server is not counted by how fast it fails.
 `worst` and `p99` are waits for an answer; `silence` is the longest time in which no client had any; `new after` counts from the
-beginning of the reload to the first answer of its version. Clients and contestant share the machine: the load average is printed.
+beginning of the reload to the first answer of its version, the median of them. `holdfast reload` and `circusctl reload` are commands that
+are waited for; one that takes longer than `--every` is followed by the next at once, so that there are fewer of them.
+Clients and contestant share the machine: the load average (one minute, at the end) is printed.
 """
 
 from __future__ import annotations
