@@ -179,6 +179,21 @@ def test_a_handler_that_does_not_end_is_ended_at_the_limit(make: Make) -> None:
     assert effects(daemon.folder / "add.db") == {}
 
 
+def test_a_run_directory_that_is_gone_stops_nothing(make: Make) -> None:
+    daemon = make()
+    daemon.start()
+    pid, run = daemon.pid, daemon.folder / "run"
+    away = run.rename(daemon.folder / "away")
+    (worker,) = [pid for pid, name in daemon.processes().items() if name == "hf:Add/0"]
+    daemon.kill(worker)
+    eventually(lambda: {p for p, name in daemon.processes().items() if name == "hf:Add/0"} - {worker}, "it is replaced")
+    assert ask(daemon.port, "a") == b"TRUE"
+    away.rename(run)
+    assert daemon.pid == pid
+    assert "children.unwritten" in daemon.log()
+    assert daemon.run("stop").returncode == 0
+
+
 def test_restart_keeps_the_pid(make: Make) -> None:
     daemon = make()
     daemon.start()
