@@ -96,3 +96,12 @@ def later():
     from j import k
 """
     assert imported(text) == {"a", "a.b", "c", "e", "e.f", "e.f.g", "e.f.h", "j", "j.k"}
+
+
+def test_another_version_number_alone_is_the_same_code(package: Path) -> None:
+    before = of(package)
+    text = (package / "__init__.py").read_text()
+    (package / "__init__.py").write_text(text.replace('__version__ = "', '__version__ = "9.'))
+    assert of(package) == before
+    (package / "__init__.py").write_text(text + "x = 1\n")
+    assert of(package) != before

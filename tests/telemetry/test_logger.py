@@ -431,3 +431,17 @@ def test_odd_packets_are_ignored_and_their_descriptors_closed(run: Callable[...,
     assert watch.poll(PATIENCE * 1000)
     os.close(writing)
     assert running.finish() == 0
+
+
+def test_words_of_another_version_do_no_harm(run: Callable[..., Running], tmp_path: Path) -> None:
+    logger = run(tmp_path / "fee.log")
+    read, write = os.pipe()
+    assert logger.channel.send({"do": "frobnicate", "mood": "good"}, [write])
+    os.close(write)
+    assert os.read(read, 1) == b"", "what came with it is closed"
+    os.close(read)
+    pipe = logger.pipe()
+    os.write(pipe, b"still there\n")
+    os.close(pipe)
+    assert logger.finish() == 0
+    assert "still there" in (tmp_path / "fee.log").read_text()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -16,6 +17,7 @@ from holdfast.model.imports import imported
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _ENTRY = "holdfast.process"
+_VERSION_LINE = re.compile(rb"^__version__ = .*$", re.MULTILINE)
 
 #: What the ingress begins with, and what it is made from beside our own code.
 INGRESS = ("holdfast.ingress.main",)
@@ -30,6 +32,7 @@ def ingress_digest() -> str:
 def digest(package: str, roots: Sequence[str], libraries: Sequence[str], searched: Sequence[str]) -> str:
     """Hexadecimal, over Python's version, the modules of `package` that the roots import, and the libraries as installed.
 
+    The package's own version number does not count: a new version may well have the same code here.
     A library is its RECORD, which holds a hash of each of its files. One that is in none of the places counts as absent; so does
     a file that cannot be read. OSError and SyntaxError never come out: broken code is another code.
     """
@@ -76,7 +79,8 @@ def _path(package: str, name: str) -> str | None:
 
 def _source(package: str, name: str) -> bytes:
     path = _path(package, name)
-    return _content(path) if path is not None else b""
+    content = _content(path) if path is not None else b""
+    return _VERSION_LINE.sub(b"", content) if "." not in name else content
 
 
 def _content(path: str) -> bytes:
