@@ -285,7 +285,7 @@ class Fleet:
                     self.drain(worker, "its ingress is not wanted", now, effects)
         job.move({number: number - BESIDE if number >= BESIDE else QUARANTINE_SLOT for number in theirs}, self.workers.values())
         for number in wanted:
-            job.slots.setdefault(number, Slot(self.generation))
+            job.slots.setdefault(number, Slot(self.generation)).generation = self.generation
         for number in [number for number in job.ordinary() if number not in wanted]:
             self.retire(job, number, "scaled down", now, effects)
 
