@@ -14,6 +14,7 @@ from holdfast.testing.crowd import Crowd, Row, table
         ("kill-supervisor", 6.0, 2.0),
         ("reload", 5.0, 1.0),
         ("upgrade", 8.0, 2.0),
+        ("settings", 3.0, 0.5),
         ("addresses", 4.0, 1.0),
         ("mixed", 8.0, 0.5),
     ],

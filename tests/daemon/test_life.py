@@ -175,8 +175,23 @@ def test_a_handler_that_does_not_end_is_ended_at_the_limit(make: Make) -> None:
         sock.send(b"a,hang")
         eventually(lambda: any(w["in_flight"] for w in daemon.workers()), "the handler hangs")
         told = daemon.run("stop")
-    assert (told.returncode, daemon.processes()) == (0, {}), told.stderr
+    assert (told.returncode, told.stderr, daemon.processes()) == (0, "", {}), "the supervisor has seen to it, it was not killed"
     assert effects(daemon.folder / "add.db") == {}
+
+
+def test_a_run_directory_that_is_gone_stops_nothing(make: Make) -> None:
+    daemon = make()
+    daemon.start()
+    pid, run = daemon.pid, daemon.folder / "run"
+    away = run.rename(daemon.folder / "away")
+    (worker,) = [pid for pid, name in daemon.processes().items() if name == "hf:Add/0"]
+    daemon.kill(worker)
+    eventually(lambda: {p for p, name in daemon.processes().items() if name == "hf:Add/0"} - {worker}, "it is replaced")
+    assert ask(daemon.port, "a") == b"TRUE"
+    away.rename(run)
+    assert daemon.pid == pid
+    assert "children.unwritten" in daemon.log()
+    assert daemon.run("stop").returncode == 0
 
 
 def test_restart_keeps_the_pid(make: Make) -> None:

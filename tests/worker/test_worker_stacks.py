@@ -49,13 +49,19 @@ def rows_of(ward: Ward) -> list[stacks.Row]:
     return stacks.rows(text, ward.reading(), job="Fee", epoch=7, now_ns=time.monotonic_ns())
 
 
+def rows_with(ward: Ward, function: str) -> list[stacks.Row]:
+    """Asked again until the handler has got there."""
+    return until(
+        lambda: (rows := rows_of(ward)) and any(frame.function == function for row in rows for frame in row.frames) and rows, function
+    )
+
+
 @pytest.mark.parametrize("spawn", ["fork", "exec"])
 def test_every_handler_thread_with_its_message(nursery: Nursery, spawn: str) -> None:
     nursery.loaded("import standin_engine\n" + FEE)
     ward = nursery.spawn(threads=3, spawn=spawn).active()
     ward.deliver(b"block", first=0x2A)
-    begun(nursery, "block")
-    rows = rows_of(ward)
+    rows = rows_with(ward, "do_block")
     assert sorted((row.thread, row.doing) for row in rows) == [
         ("Fee-0", "handling 7-2a" if rows[0].since_s is not None else "idle"),
         ("Fee-1", "handling 7-2a" if rows[1].since_s is not None else "idle"),
@@ -79,8 +85,7 @@ def test_a_handler_that_holds_the_interpreter_in_c(nursery: Nursery, word: str) 
     nursery.loaded(FEE)
     ward = nursery.spawn(threads=2).active()
     ward.deliver(word.encode())
-    begun(nursery, word)
-    (busy,) = [row for row in rows_of(ward) if row.since_s is not None]
+    (busy,) = [row for row in rows_with(ward, f"do_{word}") if row.since_s is not None]
     assert f"do_{word}" in [frame.function for frame in busy.frames]
     ward.kill()
 

@@ -170,6 +170,7 @@ class Supervisor:
                 self._drain_ingress,
                 lambda: "drained" in self.told or all("drained" in one.facts for one in self.family.of("ingress")),
                 self._intake_left,
+                lambda: self.told.add("drained"),  # nobody waits for it any more
             ),
             Step("draining workers", self._drain_workers, lambda: self.fleet.stopped() and not self.family.of("prepare", "check")),
             Step("ending the ingress", lambda: self._leave("ingress"), self._none("ingress"), lambda: GONE, lambda: self._kill("ingress")),

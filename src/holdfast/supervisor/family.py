@@ -215,8 +215,8 @@ class Family:
             return
         self._heard(child)  # its last words
         self._forget(child)
-        self._changed()
         self._on_exit(child, how)
+        self._changed()
 
     def _forget(self, child: Child) -> None:
         self.members.pop(child.id, None)

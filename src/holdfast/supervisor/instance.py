@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from holdfast.errors import ConfigurationError, NoRightsError
 from holdfast.linux import process
 from holdfast.linux.privileges import Identity, as_user
+from holdfast.telemetry import events
 
 
 class BusyError(Exception):
@@ -86,10 +87,16 @@ class Instance:
         self._write(f"{self.name}.pid", f"{os.getpid()}\n", 0o644)
 
     def write_children(self, pids: list[int]) -> None:
-        """Write down who must not outlive us: PID, start time, boot."""
+        """Write down who must not outlive us: PID, start time, boot.
+
+        A run directory that is full or cannot be written any more is told, and stops nothing: only a next start would miss the list.
+        """
         boot = process.boot_id()
         rows = [{"pid": pid, "start_time": process.start_time(pid), "boot_id": boot} for pid in pids]
-        self._write(f"{self.name}.children", json.dumps(rows), 0o600)
+        try:
+            self._write(f"{self.name}.children", json.dumps(rows), 0o600)
+        except OSError as error:
+            events.log("children.unwritten", f"{self.run_dir}: {error.strerror}", level="warning")
 
     def end_leftovers(self) -> list[int]:
         """End what a dead supervisor has left, by pidfd; returns their PIDs.
@@ -110,7 +117,7 @@ class Instance:
         """Remove the views. The locks stay files for ever: unlinking a lock lets two hold it."""
         with as_user(self.identity):
             for ending in ("pid", "children", "sock"):
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):
                     os.unlink(os.path.join(self.run_dir, f"{self.name}.{ending}"))
 
     def _write(self, name: str, text: str, mode: int) -> None:
