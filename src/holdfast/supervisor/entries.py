@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -247,7 +248,8 @@ class Entries:
         """Of a socket that has not taken its path yet."""
         if door.address.path:
             with as_user(self._identity), contextlib.suppress(FileNotFoundError):
-                os.unlink(coming(door.address.path))
+                if stat.S_ISSOCK(os.lstat(coming(door.address.path)).st_mode):
+                    os.unlink(coming(door.address.path))
 
     def state(self) -> EntriesState:
         """All of it, for the next program."""
