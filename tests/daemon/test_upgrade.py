@@ -317,8 +317,7 @@ def test_signals_of_the_exec_window_are_all_delivered(make: Make, builds: Builds
     builds.use("1.0.2")
     with _connected(daemon) as asking:
         asking.sendall(b'{"verb": "upgrade"}\n')
-        eventually(lambda: any("check" in process.command_line(pid) for pid in process.children(before[0])), "it is checked")
-        checker = next(pid for pid in process.children(before[0]) if "check" in process.command_line(pid))
+        checker = eventually(lambda: next((p for p in process.children(before[0]) if "check" in process.command_line(p)), 0), "a check")
         eventually(lambda: process.start_time(checker) is None, "the exec is about to be")
         os.kill(before[0], signal.SIGTERM)
         eventually(lambda: process.start_time(before[0]) != before[1], "the TERM is obeyed")
