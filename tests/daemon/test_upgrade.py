@@ -1,5 +1,6 @@
 """Upgrade: the supervisor's own program is replaced in place: same PID, same children, lock held, nobody notices (behaviour 21)."""
 
+import contextlib
 import json
 import os
 import signal
@@ -111,7 +112,19 @@ def test_descriptors_do_not_become_more_and_none_reaches_a_child(daemon: DaemonP
     for version in ("1.0.2", "1.0.1"):
         builds.use(version)
         assert daemon.ask("upgrade")["exit"] == 0
-    eventually(lambda: _steady_descriptors(daemon) == before, "as many as before")
+        assert _inheritable(daemon.pid) == []
+    eventually(lambda: _steady_descriptors(daemon) == before, "as many as before", 20)
+
+
+def _inheritable(pid: int) -> list[int]:
+    """Descriptors, but for the standard ones, that a program executed by this process would get."""
+    found = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+            text = (Path(f"/proc/{pid}/fdinfo") / fd).read_text()
+            if int(fd) > 2 and not int(text.split("flags:")[1].split()[0], 8) & os.O_CLOEXEC:
+                found.append(int(fd))
+    return found
 
 
 def _steady_descriptors(daemon: DaemonProcess) -> list[tuple[str, int]]:
