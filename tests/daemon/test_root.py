@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from crowd import ask, effects
 
-from holdfast.testing.daemon import DaemonProcess
+from holdfast.testing.builds import Builds
+from holdfast.testing.daemon import DaemonProcess, eventually
 
 Make = Callable[..., DaemonProcess]
 
@@ -38,18 +39,45 @@ def test_every_process_but_the_supervisor_has_nothing_of_root(make: Make, open_p
     daemon = _make_for(make, "nobody")
     daemon.start()
     assert ask(daemon.port, "a") == b"TRUE"
-    nobody = pwd.getpwnam("nobody")
-    groups = {str(group) for group in os.getgrouplist("nobody", nobody.pw_gid)}
     others = [pid for pid in daemon.processes() if pid != daemon.pid]
     assert len(others) == 5
-    for pid in others:
+    _have_nothing_of_root(others)
+    assert (daemon.folder / "data" / "add.db").owner() == "nobody"
+    assert effects(daemon.folder / "data" / "add.db") == {"a": 1}
+
+
+def _have_nothing_of_root(pids: list[int]) -> None:
+    nobody = pwd.getpwnam("nobody")
+    groups = {str(group) for group in os.getgrouplist("nobody", nobody.pw_gid)}
+    for pid in pids:
         status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         assert set(status["Uid"].split()) == {str(nobody.pw_uid)}
         assert set(status["Gid"].split()) == {str(nobody.pw_gid)}
         assert set(status["Groups"].split()) == groups
         assert (status["NoNewPrivs"].strip(), int(status["CapEff"], 16), int(status["CapBnd"], 16)) == ("1", 0, 0)
-    assert (daemon.folder / "data" / "add.db").owner() == "nobody"
-    assert effects(daemon.folder / "data" / "add.db") == {"a": 1}
+
+
+def test_an_upgrade_leaves_root_with_the_supervisor_alone_and_refuses_what_others_can_change(make: Make, open_path: Path) -> None:
+    builds = Builds(open_path / "builds")
+    for version in ("1.0.1", "1.0.2"):
+        builds.make(version)
+    builds.use("1.0.1")
+    daemon = _make_for(make, "nobody")
+    daemon.python = builds.python
+    daemon.start()
+    builds.use("1.0.2")
+    told = daemon.ask("upgrade")
+    assert (told["exit"], daemon.status()["version"]) == (0, "1.0.2"), told
+    names = ["hf:zygote", "hf:twin", "hf:Add/0"]
+    eventually(lambda: all(list(daemon.processes().values()).count(name) == 1 for name in names), "the old generation has gone")
+    _have_nothing_of_root([pid for pid in daemon.processes() if pid != daemon.pid])
+    assert ask(daemon.port, "a") == b"TRUE"
+    os.chown(builds.make("1.0.3") / "supervisor" / "daemon.py", pwd.getpwnam("nobody").pw_uid, -1)
+    builds.use("1.0.3")
+    told = daemon.ask("upgrade")
+    builds.use("1.0.2")
+    assert "nobody can write the package" in told["error"]
+    assert (told["exit"], daemon.status()["version"]) == (1, "1.0.2")
 
 
 def test_the_supervisor_of_root_holds_no_network_socket_and_no_driver(make: Make, open_path: Path) -> None:

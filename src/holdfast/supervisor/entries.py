@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -173,7 +174,10 @@ class Entries:
 
     def close(self) -> None:
         """Serve nobody any more; only when no ingress is left."""
-        self.forget_former()
+        if self.former is not None:
+            for door in self.doors.values():
+                self._unlink_coming(door)
+            self.forget_former()
         self.give_up(self.doors.values())
 
     # --- another ingress in place of the one that is there
@@ -238,8 +242,13 @@ class Entries:
         for door in doors.values():
             if door.listener is not None:
                 door.listener.close()
-            if door.address.path and door.listener is not None:
-                with as_user(self._identity), contextlib.suppress(FileNotFoundError):
+                self._unlink_coming(door)
+
+    def _unlink_coming(self, door: Door) -> None:
+        """Of a socket that has not taken its path yet."""
+        if door.address.path:
+            with as_user(self._identity), contextlib.suppress(FileNotFoundError):
+                if stat.S_ISSOCK(os.lstat(coming(door.address.path)).st_mode):
                     os.unlink(coming(door.address.path))
 
     def state(self) -> EntriesState:

@@ -53,8 +53,7 @@ def join_unix(path: str) -> socket.socket:
     """A listener that is to take the place of the one at this path, by renaming `coming(path)` over it."""
     other = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if os.path.lexists(coming(path)):
-            os.unlink(coming(path))
+        _clear(coming(path))
         other.bind(coming(path))
         other.setblocking(False)
         other.listen(BACKLOG)
