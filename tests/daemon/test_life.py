@@ -1,6 +1,7 @@
 """The life cycle from outside (behaviours 1-9, 11, 30, 31, 34, 35; G1, G2, G7)."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import signal
@@ -261,13 +262,21 @@ def test_no_zombie_stays(make: Make) -> None:
     daemon = make("[jobs.Add]\nprocesses = 3\n")
     daemon.start()
     for _ in range(5):
-        for worker in daemon.workers():
-            daemon.kill(worker["pid"])
-        eventually(lambda: len(daemon.workers()) == 3, "three are active again")
-    children = [child for pid in daemon.processes() for child in process.children(pid)]
-    states = [Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] for child in children]
-    assert children
-    assert "Z" not in states
+        before = {worker["pid"] for worker in daemon.workers()}
+        for pid in before:
+            daemon.kill(pid)
+        eventually(lambda before=before: len({w["pid"] for w in daemon.workers() if w["pid"]} - before) == 3, "three new ones")
+    eventually(lambda: "Z" not in _states(daemon), "nobody waits to be reaped")
+
+
+def _states(daemon: DaemonProcess) -> list[str]:
+    """The state of every child of every process of the daemon."""
+    found = []
+    for child in [child for pid in daemon.processes() for child in process.children(pid)]:
+        with contextlib.suppress(OSError):  # it has just gone
+            found.append(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0])
+    assert found
+    return found
 
 
 def test_status_fits_its_form_beside_a_wedged_worker(make: Make) -> None:

@@ -80,7 +80,9 @@ class Watch:
         limits = child.limits
         if limits is None or not (limits.age_s or limits.max_rss):
             return
-        reason = limits.reason(age, process.rss_bytes(child.pid), child.fresh_rss)
+        rss = process.rss_bytes(child.pid)
+        child.fresh_rss = child.fresh_rss or rss  # it may have been active before its PID was told
+        reason = limits.reason(age, rss, child.fresh_rss)
         if reason:
             self._supervisor.decide(model.Replace(child.id, reason))
 
