@@ -53,25 +53,39 @@ def detached(call: Call, ground: Ground, *, guarded: bool = False) -> Verdict:
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     boot = _boot(call, foreground=False, guarding=_guarding(ground))
     try:
-        supervisor = subprocess.Popen(
-            _command("guard" if guarded else "supervisor", "--boot", str(boot), "--report", str(write_end)),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(boot, write_end),
-            start_new_session=True,
-            env=dict(call.environ),
-        )
+        with _interrupts_held() as interrupted:
+            supervisor = subprocess.Popen(
+                _command("guard" if guarded else "supervisor", "--boot", str(boot), "--report", str(write_end)),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(boot, write_end),
+                start_new_session=True,
+                env=dict(call.environ),
+            )
     finally:
         os.close(boot)
         os.close(write_end)
     try:
+        if interrupted:
+            raise KeyboardInterrupt
         return _follow_report(supervisor, read_end, limit, ground)
     except BaseException:
         _end(supervisor, ground.options.stop_timeout)
         raise
     finally:
         os.close(read_end)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[list[int]]:
+    """Ctrl-C in the moment of starting must not lose sight of what was started; what came is in the list."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def in_place(call: Call, ground: Ground, *, kind: Literal["supervisor", "guard"] = "supervisor") -> NoReturn:
