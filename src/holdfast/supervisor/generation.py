@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -31,7 +30,6 @@ class Generation:
     configuration: Configuration | None = None
     unprepared: list[str] = field(default_factory=list)
     lost: bool = False  # zygote and twin are gone, and the files hold something else
-    loaded_at: float = field(default_factory=time.time)
 
     @property
     def jobs(self) -> Mapping[str, JobConfig]:

@@ -47,6 +47,7 @@ def _job(job: JobConfig, fleet: Fleet, members: Mapping[str, Child], entries: En
         "name": job.name,
         "state": state,
         **({"reason": reason} if reason else {}),
+        **({"since": _paused_since(mine, members)} if state == "paused" else {}),
         "source": job.shown.get("source", "").strip('"'),
         "listening": entries.endpoint(job.name) if job.name in with_doors else "",
         "store": job.shown.get("store", "").strip('"'),
@@ -93,6 +94,11 @@ def _state(fleet: Fleet, job: JobFleet | None, mine: list[Worker], members: Mapp
     if len(active) == len(slots):
         return "running", ""
     return ("degraded" if active else "starting"), f"{len(active)} of {len(slots)} workers are active"
+
+
+def _paused_since(mine: list[Worker], members: Mapping[str, Child]) -> float | None:
+    """Seconds since the epoch."""
+    return next((members[w.id].facts.get("paused_since") for w in mine if w.id in members and "paused" in members[w.id].facts), None)
 
 
 def reading(child: Child | None, now: float) -> board.Reading:
