@@ -1,4 +1,4 @@
-"""Real servers for the tests that need them, started once."""
+"""Real servers for the tests that need them, started once; and how properties are tried."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from holdfast.testing.databases import Databases
 from servers_kit import Services
+
+# The same examples in every run, whatever the speed of the machine; `--hypothesis-profile explore` looks for others.
+settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

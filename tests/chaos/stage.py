@@ -163,7 +163,7 @@ def play(scenario: ModuleType, plan: Plan) -> Row:
         (folder / name).write_text(text)
     told = daemon.run("start", *(["--guard"] if getattr(scenario, "GUARDED", False) else []))
     assert told.returncode == 0, told.stderr + daemon.log()
-    crowd = Crowd(port, reqs=20, rate=plan.rate, again_after=AGAIN_AFTER if more else 60.0)
+    crowd = Crowd(port, reqs=20, rate=plan.rate, again_after=AGAIN_AFTER if more else None)
     try:
         with crowd:
             eventually(lambda: crowd.answered > 20, "the load has begun")

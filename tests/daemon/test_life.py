@@ -138,7 +138,7 @@ def test_a_killed_supervisor_takes_its_workers_along(make: Make) -> None:
 def test_stop_under_load_loses_nothing_that_was_answered(make: Make) -> None:
     daemon = make()
     daemon.start()
-    with Crowd(daemon.port, again_after=3.0) as crowd:
+    with Crowd(daemon.port, patience=3.0) as crowd:
         eventually(lambda: crowd.answered > 500, "the load has begun")
         assert daemon.run("stop").returncode == 0
         crowd.stop.set()

@@ -159,7 +159,7 @@ OPTIONS: dict[str, dict[str, Any]] = {"slow": {"timeout": "60s"}}
 def run(fault: str, kind: str, databases: Databases, services: Any, rounds: int = 1) -> Result:
     """One scenario on one server."""
     with trial(kind, databases, services, **OPTIONS.get(fault, {})) as one:
-        clients = Crowd(one.port, reqs=8, window=40, again_after=60.0)
+        clients = Crowd(one.port, reqs=8, window=40)
         with clients:
             one.answered(clients, 50)
             SCENARIOS[fault](one, clients, rounds)
@@ -169,7 +169,7 @@ def run(fault: str, kind: str, databases: Databases, services: Any, rounds: int 
 def two_daemons(kind: str, databases: Databases, services: Any, count: int = 600) -> Result:
     """8 threads x 2 processes x 2 daemons on one database, all sent the same identities: each has one effect."""
     with trial(kind, databases, services) as first, trial(kind, _Same(first), services) as second:
-        crowds = [Crowd(one.port, reqs=8, window=100, again_after=60.0) for one in (first, second)]
+        crowds = [Crowd(one.port, reqs=8, window=100) for one in (first, second)]
         with crowds[0], crowds[1]:
             first.answered(crowds[0], count)
             second.answered(crowds[1], count)
@@ -194,7 +194,7 @@ def fault_points(kind: str, databases: Databases, services: Any, point: str, kil
     """Workers that die at a fault point, again and again, under load."""
     environ = {"HOLDFAST_FAULT": f"{point}:40"}
     with trial(kind, databases, services, environ=environ) as one:
-        clients = Crowd(one.port, reqs=4, window=40, again_after=60.0)
+        clients = Crowd(one.port, reqs=4, window=40)
         with clients:
             eventually(lambda: restarts(one) >= kills, f"{kills} deaths at {point}", 110)
         one.note = f"{restarts(one)} deaths"

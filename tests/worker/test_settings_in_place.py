@@ -148,8 +148,16 @@ def test_kept_before_they_are_taken_and_then_refused(nursery: Nursery) -> None:
     """A worker that was born with older ones gets them so: there is no way back, and the refusal is told."""
     nursery.loaded(FEE)
     ward = spawned(nursery, threads=2)
+    blocks = [str(nursery.folder / name) for name in ("one", "two")]
+    for block in blocks:  # both threads look up after both packets
+        ward.deliver(f"block {block}".encode())
+    until(lambda: all(os.path.exists(f"{block}.began") for block in blocks), "two handlers' beginnings")
     hand_out(ward, "[db]\nuser=refused\n")
     ward.say({"do": "keep-settings", "id": 1})
+    hand_out(ward, "[not INI", 7)
+    assert ward.expect("reload-failed")["id"] == 7
+    for block in blocks:
+        open(block, "w").close()
     until(lambda: ward.log.read_text().count("reload refused") == 2, "both threads")
     ward.expect("reload-failed")
     hand_out(ward, NEW, 2)

@@ -54,8 +54,9 @@ class Verdict:
 class Crowd:
     """Sends from `with` to `finish`. `where` is an endpoint, or a port of the loopback; `rate` is in messages a second, none: as answered.
 
-    `body` makes a message of a name; the daemon's effect must be found under the same name. With `prefix` several crowds have names
-    of their own.
+    What has no answer `again_after` seconds after its sending is sent again; None: never, for messages without an identity. What has none
+    `patience` seconds after nothing new is sent any more is given up. `body` makes a message of a name; the daemon's effect must be
+    found under the same name. With `prefix` several crowds have names of their own.
     """
 
     def __init__(
@@ -64,7 +65,8 @@ class Crowd:
         *,
         reqs: int = 8,
         window: int = 100,
-        again_after: float = 30.0,
+        again_after: float | None = None,
+        patience: float = 60.0,
         rate: float | None = None,
         body: Callable[[str], bytes] = str.encode,
         prefix: str = "",
@@ -79,7 +81,9 @@ class Crowd:
         self.sent = 0
         self._endpoint = f"tcp://127.0.0.1:{where}" if isinstance(where, int) else where
         self._moves: deque[str] = deque()
-        self._again_after, self._window, self._rate, self._body, self._prefix = again_after, window, rate, body, prefix
+        self._again_after = float("inf") if again_after is None else again_after
+        self._window, self._rate, self._body, self._prefix = window, rate, body, prefix
+        self._patience_at_end, self._give_up = patience, float("inf")
         self._context: Any = None  # made where it is used: one that is never ended makes itself heard
         self._poller = zmq.Poller()
         self._idle: deque[Socket] = deque()
@@ -108,7 +112,7 @@ class Crowd:
         self._moves.append(endpoint)
 
     def finish(self) -> None:
-        """Send nothing new; wait for the answers that are due, at most `again_after` seconds after their last sending."""
+        """Send nothing new; wait for the answers that are due, at most `patience` seconds."""
         self.stop.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -149,6 +153,8 @@ class Crowd:
                 self._go_elsewhere()
             if not self.stop.is_set():
                 self._send_new(now)
+            elif self._give_up == float("inf"):
+                self._give_up = now + self._patience_at_end
             if now >= next_look:
                 next_look = now + min(_TURN, self._again_after / 4)
                 self._send_again(now)
@@ -195,17 +201,17 @@ class Crowd:
         self._dealers[-1].send_multipart([name.encode(), b"", self._open[name].body])
 
     def _send_again(self, now: float) -> None:
-        """What has waited too long for its answer; once nothing new is sent it is given up instead."""
+        """What has waited too long for its answer; all that is still open at the very end is given up."""
+        if now >= self._give_up:
+            self.unanswered.update(self._open)
+            self._open.clear()
+            return
         asking = {name: sock for sock, name in self._asking.items()}
         for name in [name for name, sent in self._open.items() if now - sent.last >= self._again_after]:
             sock = asking.get(name)
             if sock is not None:
                 del self._asking[sock]
                 self._close(sock)
-            if self.stop.is_set():
-                self.unanswered.add(name)
-                del self._open[name]
-                continue
             self.again += 1
             self._open[name].last = now
             if sock is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,11 +18,22 @@ PATIENCE = 60.0
 
 
 def free_port() -> int:
-    """A loopback port that nobody uses just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """A loopback port that nobody uses just now, and that no outgoing connection is given: it is none of the ephemeral ones."""
+    choose = random.SystemRandom()  # test runners seed the common one: two of them would choose alike
+    while True:
+        port = choose.randrange(10_000, _ephemeral())
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
         return port
+
+
+def _ephemeral() -> int:
+    """Where the kernel's range of ports for outgoing connections begins (ip(7), ip_local_port_range); 32768 unless it was changed."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    return first if first > 12_000 else 32_768
 
 
 def eventually(look: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
