@@ -26,6 +26,8 @@ from typing import Any
 
 import clients
 
+from holdfast.testing import free_port
+
 MESSAGES = 20_000
 REQ_CLIENTS = 8
 REQ_SHARE = 500  # messages of each REQ client; the DEALER sends the rest
@@ -43,7 +45,7 @@ class Daemon:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.data = folder / "data"
-        self.endpoint = f"tcp://127.0.0.1:{_free_port()}"
+        self.endpoint = f"tcp://127.0.0.1:{free_port()}"
         self.user = _lay_out(self)
 
     def command(self, verb: str, *more: str) -> subprocess.CompletedProcess[str]:
@@ -68,12 +70,6 @@ class Daemon:
     def log_tail(self) -> str:
         log = self.data / "fee.log"
         return "\n".join(log.read_text(errors="replace").splitlines()[-30:]) if log.exists() else ""
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _lay_out(daemon: Daemon) -> str:
