@@ -7,16 +7,23 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from holdfast.testing.databases import Databases
 from servers_kit import Services
 
 # The same examples in every run, whatever the speed of the machine; `--hypothesis-profile explore` looks for others.
-settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# What it would explain of a failure costs a traced run, which takes minutes.
+_HOW: Any = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow],
+    "phases": [Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+}
+settings.register_profile("repeatable", derandomize=True, **_HOW)
+settings.register_profile("explore", **_HOW)
 settings.load_profile("repeatable")
 
 

@@ -23,11 +23,19 @@ Harm = Callable[[Trial, Crowd, int], None]
 
 
 def repeated(gap: float, harm: Callable[[Trial], None]) -> Harm:
-    """Do harm every so many seconds while `rounds` x 300 answers come."""
+    """Do harm every so many seconds while `rounds` x 300 answers come; not again before one has: else it may hit every single commit."""
 
     def work(one: Trial, clients: Crowd, rounds: int) -> None:
         stop = threading.Event()
-        thread = every(gap, stop, lambda: harm(one))
+        before = 0
+
+        def strike() -> None:
+            nonlocal before
+            if clients.answered > before:
+                before = clients.answered
+                harm(one)
+
+        thread = every(gap, stop, strike)
         try:
             one.answered(clients, 300 * rounds)
         finally:
