@@ -9,6 +9,7 @@ from typing import Any
 
 from holdfast.errors import ConfigurationError
 from holdfast.model import values
+from holdfast.model.broker import SCHEMES, QueueAddress, parse_queue
 from holdfast.model.inputs import Inputs
 from holdfast.model.layers import JobTable, place
 from holdfast.model.options import JobOptions
@@ -31,7 +32,8 @@ class JobConfig:
     cls: str
     declaration: Declaration
     options: JobOptions
-    source: SourceAddress | None  # None for run()
+    source: SourceAddress | None  # what an ingress serves
+    queue: QueueAddress | None  # what its workers consume; neither for run()
     store: StoreAddress | None
     shown: Mapping[str, str]  # every option as it would be written; secrets masked
 
@@ -65,7 +67,9 @@ class JobBeingMade:
 def make_job(job: JobBeingMade, read_secret: ReadSecret) -> JobConfig | None:
     """The job; None when something is wrong with it, which is among the problems then."""
     found = _values(job, read_secret)
-    source = _address(job, found.get("source", ""), "source", parse_source)
+    consumes = found.get("source", "").partition(":")[0].lower() in SCHEMES
+    address = _address(job, found.get("source", ""), "source", parse_queue if consumes else parse_source)
+    source, queue = (None, address) if consumes else (address, None)
     store = _address(job, found.get("store", ""), "store", parse_store)
     _check_source(job, source)
     if len(found) < len(fields(JobOptions)):
@@ -75,7 +79,7 @@ def make_job(job: JobBeingMade, read_secret: ReadSecret) -> JobConfig | None:
     _check_dead_letter(job, found["dead_letter"], found["store"])
     _derive(found, job.declaration, source, store)
     options = JobOptions(**found)
-    return JobConfig(job.table.name, job.table.cls, job.declaration, options, source, store, _shown(job, options))
+    return JobConfig(job.table.name, job.table.cls, job.declaration, options, source, queue, store, _shown(job, options))
 
 
 def _values(job: JobBeingMade, read_secret: ReadSecret) -> dict[str, Any]:

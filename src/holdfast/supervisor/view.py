@@ -51,7 +51,7 @@ def _job(job: JobConfig, fleet: Fleet, members: Mapping[str, Child], entries: En
         "source": job.shown.get("source", "").strip('"'),
         "listening": entries.endpoint(job.name) if job.name in with_doors else "",
         "store": job.shown.get("store", "").strip('"'),
-        "guarantee": guarantee(job.options),
+        "guarantee": guarantee(job.options, job.declaration.identity),
         **{name: total.counters[name] for name in names},
         "in_flight": held,
         "rate_1m": round(minute / 60, 2),

@@ -18,9 +18,12 @@ from typing import Any, NoReturn
 from holdfast.errors import AppError, UnavailableError
 from holdfast.linux.channel import Channel
 from holdfast.model import board as boards
+from holdfast.model import broker
 from holdfast.model.board import BoardWriter, ThreadBoard
 from holdfast.model.job import Job
+from holdfast.model.options import JobOptions
 from holdfast.model.spec import Work, WorkerSpec
+from holdfast.sources.base import OpenSource
 from holdfast.sources.ingress import IngressSource
 from holdfast.stores.base import Connection, Store
 from holdfast.telemetry import events
@@ -41,6 +44,7 @@ from holdfast.worker.wakeup import WakeUp
 # The interpreter lets a busy thread keep the lock for 5 ms while another waits. Measured with one busy handler thread beside the
 # I/O loop, 64 messages in flight: p99 4.3 ms at 5 ms, 2.5 at 1, 1.4 at 0.5. With 8 busy threads the default gave the best throughput.
 _SWITCH_SECONDS = 0.0005
+_CONNECT_SECONDS = 25.0  # of a broker that is away: less than `start` waits
 
 
 @dataclass(slots=True)
@@ -62,7 +66,8 @@ class Boot:
     letters: Any = None
     view: memoryview = field(default_factory=lambda: memoryview(b""))
     board: BoardWriter | None = None
-    source: Credited | None = None
+    source: OpenSource | None = None
+    intake: Intake | None = None
     loop: Loop | None = None
 
 
@@ -149,6 +154,10 @@ def _open_source(boot: Boot) -> None:
     spec, options = boot.spec, boot.spec.options
     if boot.work == "run":
         return
+    boot.intake = intake = Intake(options.batch, linger=options.linger, one_writer=boot.store is not None and boot.store.one_writer)
+    if options.source.partition(":")[0] in broker.SCHEMES:
+        boot.source = _consumer(spec, options, intake)
+        return
     if boot.data_fd is None:
         raise AppError(
             f"{spec.job} has no source to take messages from", remedy='set source = "zmq+rep://…" in the class or its [jobs] table'
@@ -159,13 +168,27 @@ def _open_source(boot: Boot) -> None:
     boot.source = Credited(source, most, options.batch)
 
 
+def _consumer(spec: WorkerSpec, options: JobOptions, intake: Intake) -> OpenSource:
+    """A worker's own consumer of a broker's queue."""
+    try:
+        from holdfast.sources.amqp import AmqpSource, Bounds
+    except ImportError as error:
+        raise AppError(f"amqp:// sources need pika: {error}", remedy="pip install 'holdfast[rabbitmq]'") from None
+
+    address = broker.parse_queue(options.source)
+    bounds = Bounds(options.batch, options.threads or 1, options.in_flight_bytes, options.max_message)
+    epoch = int.from_bytes(os.urandom(8), "big") >> 2 | 1
+    source = AmqpSource(address, epoch, f"holdfast {spec.id} pid {os.getpid()}", bounds, intake.empty)
+    source.connect(time.monotonic() + _CONNECT_SECONDS)
+    return source
+
+
 def _start_threads(boot: Boot) -> None:
     from holdfast.worker.engine import Engine
 
     assert boot.board is not None
     options = boot.spec.options
-    one_writer = boot.store is not None and boot.store.one_writer
-    intake = Intake(options.batch, linger=options.linger, one_writer=one_writer)
+    intake = boot.intake or Intake(options.batch)
     pausing = Pausing(intake, boot.wake)
     in_place = SettingsInPlace(boot.cls.settings, options.threads or 1, boot.wake, intake.stir)
     shared = Surroundings(

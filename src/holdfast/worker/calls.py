@@ -46,7 +46,7 @@ class Calls:
         """Handle one message; its answer. Raises what the handler raises, and TypeError or ValueError for what is no answer."""
         message = item.message or self._make(item.delivery)
         board = self._board
-        board.begin(item.delivery.seq, now_ns, now_ns + self._timeout_ns)
+        board.begin(item.delivery.mark or item.delivery.seq, now_ns, now_ns + self._timeout_ns)
         try:
             answer = self._work(message, db) if self._takes_db else self._work(message)
         finally:
@@ -60,7 +60,7 @@ class Calls:
         """
         messages = [item.message or self._make(item.delivery) for item in items]
         now = self._monotonic_ns()
-        self._board.begin_many([item.delivery.seq for item in items], now, now + self._timeout_ns)
+        self._board.begin_many([item.delivery.mark or item.delivery.seq for item in items], now, now + self._timeout_ns)
         try:
             answers = self._work(messages, db) if self._takes_db else self._work(messages)
         finally:
@@ -91,9 +91,11 @@ class Calls:
         """Make the item's claim. What identity() raises is the item's failure, which is claimed by its delivery id."""
         item.claim_by_delivery(epoch)
         if self._identity is None:
+            if item.delivery.identity:
+                item.claim_by_identity(epoch, item.delivery.identity.encode())
             return
         now = self._monotonic_ns()
-        self._board.begin(item.delivery.seq, now, now + self._timeout_ns)
+        self._board.begin(item.delivery.mark or item.delivery.seq, now, now + self._timeout_ns)
         try:
             item.message = self._make(item.delivery)
             identity = as_identity(self._identity(item.message))

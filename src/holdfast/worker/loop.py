@@ -16,8 +16,8 @@ from holdfast.linux.channel import Channel, Packet
 from holdfast.model import board as boards
 from holdfast.model.board import BoardWriter
 from holdfast.model.spec import WorkerSpec
+from holdfast.sources.base import OpenSource
 from holdfast.telemetry import events
-from holdfast.worker.credited import Credited
 from holdfast.worker.offspring import close_all
 from holdfast.worker.pausing import Pause, Pausing
 from holdfast.worker.saying import say, say_failed
@@ -30,6 +30,7 @@ _FLUSH_SECONDS = 5.0
 _SECOND = 10**9
 _CHORES_EVERY_NS = 60 * _SECOND
 _BROKEN = 70
+_NEVER = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class LoopParts:
 
     spec: WorkerSpec
     channel: Channel
-    source: Credited | None
+    source: OpenSource | None
     shared: Surroundings
     crew: Crew
     pausing: Pausing
@@ -118,7 +119,7 @@ class Loop:
         assert source is not None
         if event & select.EPOLLOUT:
             source.flush()
-        if not event & ~select.EPOLLOUT:
+        if event == select.EPOLLOUT:
             return
         try:
             deliveries = source.receive()
@@ -220,6 +221,8 @@ class Loop:
             if since and deadline <= now_ns and self._said_hung.get(index) != (since, deadline):
                 self._said_hung[index] = (since, deadline)
                 self._tell_hung(index, now_ns)
+        if self._source_due_ns() <= now_ns:
+            self._on_source(0)
         if self._leave_by_ns is not None and now_ns >= self._leave_by_ns:
             events.log("worker.forced", "begun work did not finish within stop_timeout", level="error")
             return 1
@@ -240,7 +243,7 @@ class Loop:
     def _timeout(self) -> float:
         """Seconds until the clock must be looked at."""
         now_ns = time.monotonic_ns()
-        times = [self._next_beat_ns]
+        times = [self._next_beat_ns, self._source_due_ns()]
         if self._leave_by_ns is not None:
             times.append(self._leave_by_ns)
         if self._said_ready and self._parts.shared.work != "run" and self._parts.shared.intake.busy(self._parts.crew.size):
@@ -249,6 +252,11 @@ class Loop:
             times.extend(self._deadlines())
         return max(0, min(times) - now_ns) / _SECOND
 
+    def _source_due_ns(self) -> int:
+        source = self._parts.source
+        due = None if source is None or source.fileno() not in self._on else source.due()
+        return _NEVER if due is None else int(due * _SECOND)
+
     def _deadlines(self) -> list[int]:
         """Deadlines of what is being handled and was not told as hung."""
         states = enumerate(thread.read() for thread in self._parts.board.threads)
@@ -256,22 +264,13 @@ class Loop:
 
     def _finish(self, reason: str) -> int:
         """Everything is settled or given back: let it out, say so."""
-        self._flush_all()
+        source = self._parts.source
+        if source is not None:
+            source.finish((self._leave_by_ns or time.monotonic_ns() + int(_FLUSH_SECONDS * _SECOND)) / _SECOND)
         words = {"say": "drained", "reason": reason} if reason else {"say": "drained"}
         say(self._parts.channel, words)
-        if self._parts.source is not None:
-            self._parts.source.close()
+        if source is not None:
+            source.close()
         if self._parts.shared.store is not None:
             self._parts.shared.store.close()
         return 0
-
-    def _flush_all(self) -> None:
-        source = self._parts.source
-        if source is None:
-            return
-        poll = select.poll()
-        poll.register(source.fileno(), select.POLLOUT)
-        until_ns = self._leave_by_ns or time.monotonic_ns() + int(_FLUSH_SECONDS * _SECOND)
-        while source.wants_write() and (left := until_ns - time.monotonic_ns()) > 0:
-            poll.poll(left // 10**6)
-            source.flush()
