@@ -20,6 +20,7 @@ from holdfast.worker.item import Item
 from holdfast.worker.weather import Undone, Weather, roll_back
 
 FALSE = b"FALSE"
+MESSAGE_ID = "message-id"  # the header of a letter that holds what its sender called the message
 _UNKNOWN = Failure("unknown")
 
 
@@ -125,7 +126,7 @@ class Burial:
             trace=failure.trace,
             identity=item.claim.identity if item.claim is not None else None,
             message_id=delivery_id(self._epoch, delivery.seq),
-            headers=delivery.headers or {},
+            headers={**(delivery.headers or {}), **({MESSAGE_ID: delivery.identity} if delivery.identity else {})},
             source=self._source,
             attempts=delivery.attempt,
             died_at=time.time(),

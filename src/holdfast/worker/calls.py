@@ -89,10 +89,8 @@ class Calls:
 
     def identify(self, item: Item, epoch: int) -> None:
         """Make the item's claim. What identity() raises is the item's failure, which is claimed by its delivery id."""
-        item.claim_by_delivery(epoch)
+        self.claim(item, epoch)
         if self._identity is None:
-            if item.delivery.identity:
-                item.claim_by_identity(epoch, item.delivery.identity.encode())
             return
         now = self._monotonic_ns()
         self._board.begin(item.delivery.mark or item.delivery.seq, now, now + self._timeout_ns)
@@ -105,6 +103,13 @@ class Calls:
             item.failure = failure_of(error)
         finally:
             self._board.end()
+
+    def claim(self, item: Item, epoch: int) -> None:
+        """Make the item's claim without asking the application."""
+        if self._identity is None and item.delivery.identity:
+            item.claim_by_identity(epoch, item.delivery.identity.encode())
+        else:
+            item.claim_by_delivery(epoch)
 
     def identity_of(self, message: Message) -> bytes | None:
         """What identity() says of the message of a dead letter; raises what it raises, and TypeError for what is no identity."""

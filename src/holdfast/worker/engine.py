@@ -101,7 +101,7 @@ class Engine:
         doomed = [item for item in items if item.delivery.doom]
         for item in doomed:
             # Its identity() is not asked: that may be what killed its workers.
-            item.claim_by_delivery(epoch)
+            self._calls.claim(item, epoch)
             item.doubt()
             item.failure = Failure(item.delivery.doom, final=True)
         failed = self._identify(self._queue[0].items, epoch) if self._inbox else []
