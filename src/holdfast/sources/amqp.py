@@ -93,11 +93,11 @@ class AmqpSource:
         UnavailableError when the broker is not to be had; AppError when it refuses what was asked.
         """
         self._link.open()
-        if self._loop.wait(until, lambda: self._channel is not None or self._failure or self._link.refused):
-            if isinstance(self._failure, AppError):
-                raise self._failure
-            if self._channel is not None:
-                return
+        self._loop.wait(until, lambda: self._channel is not None or isinstance(self._failure, AppError) or self._link.refused)
+        if isinstance(self._failure, AppError):
+            raise self._failure
+        if self._channel is not None:
+            return
         raise unavailable(self._address.broker, self._link.trouble or str(self._failure) or "it does not answer")
 
     # For the I/O loop
