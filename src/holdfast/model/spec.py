@@ -50,6 +50,7 @@ class WorkerSpec:
     settings_path: str = ""  # tells the format by its ending
     settings_text: str | None = None
     epoch: int = 0  # of the ingress that the data channel belongs to
+    blamed: tuple[tuple[int, int, str], ...] = ()  # suspects of a broker's queue, as `model.blame` has them
     most_messages: int = 0  # after so many the worker says that it is due to be replaced; 0: never
 
     def to_json(self) -> dict[str, Any]:
@@ -61,7 +62,8 @@ class WorkerSpec:
     def from_json(cls, data: Mapping[str, Any]) -> WorkerSpec:
         options = dict(data["options"])
         options["backoff"] = tuple(options["backoff"])
-        return cls(**{**data, "options": JobOptions(**options)})
+        blamed = tuple(tuple(one) for one in data.get("blamed", ()))
+        return cls(**{**data, "options": JobOptions(**options), "blamed": blamed})
 
 
 def guarantee(options: JobOptions, identity: bool = False) -> Guarantee:

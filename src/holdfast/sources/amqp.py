@@ -18,10 +18,12 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pika.exceptions
 
 from holdfast.errors import AppError
 from holdfast.model.acks import Acks
+from holdfast.model.blame import Suspect
 from holdfast.model.broker import QueueAddress
 from holdfast.model.delivery import Delivery
 from holdfast.model.ladder import ATTEMPT, LONGEST_REASON, REASON, attempt, rung, rung_arguments, rung_queue
@@ -32,6 +34,7 @@ from holdfast.sources.base import Settlement
 from holdfast.telemetry import events
 
 MOST_PREFETCHED = 2000
+Alone = Callable[[Delivery], object]
 _AGAIN = 1.0  # seconds before a rung, or a channel that was closed over a queue, is tried again
 _PRECONDITION_FAILED, _NOT_FOUND = 406, 404
 _MARK_BITS = 62
@@ -54,19 +57,21 @@ class Bounds:
     threads: int
     size: int
     largest: int  # bytes of one message; a larger one becomes a dead letter
+    deaths: int  # of workers that a message was alone with; with the last it becomes a dead letter
 
 
 class AmqpSource:
-    """See `holdfast.sources.base.Opened`. `lost` is called when what waits for a thread is void."""
+    """See `holdfast.sources.base.OpenSource`. `lost` is called when what waits for a thread is void, `alone` with each suspect."""
 
     answers = False
 
-    def __init__(self, address: QueueAddress, epoch: int, name: str, bounds: Bounds, lost: Callable[[], object]) -> None:
+    def __init__(self, address: QueueAddress, epoch: int, name: str, bounds: Bounds, lost: Callable[[], object], alone: Alone) -> None:
         self.epoch = epoch
         self.name = f"{address.broker.shown}?queue={address.queue}"
         self._address = address
         self._bounds = bounds
-        self._on_lost = lost
+        self._on_lost, self._alone = lost, alone
+        self._suspects: dict[int, Suspect] = {}
         self._loop = NestedLoop()
         self._link = Link(self._loop, address.broker, name, self._up, self._down)
         self._publisher = Publisher(self._loop, address.broker, f"{name} (retries)")
@@ -128,6 +133,9 @@ class AmqpSource:
         """Consume no more; what has come stays ours until it is settled or given back."""
         self._wanted = False
         self._cancel()
+
+    def blame(self, suspects: Sequence[Suspect]) -> None:
+        self._suspects.update((suspect.mark, suspect) for suspect in suspects)
 
     def finish(self, until: float) -> None:
         """Let every outcome out: retries confirmed, acknowledgements taken by the broker."""
@@ -239,14 +247,22 @@ class AmqpSource:
             time.monotonic_ns(),
             attempt=attempt(properties.headers),
             redelivered=bool(method.redelivered),
-            doom="" if len(body) <= self._bounds.largest else f"its {len(body)} bytes are more than max_message",
             headers=_headers(method, properties),
             identity=identity,
             mark=mark(identity, body),
         )
+        suspect = self._suspects.get(delivery.mark) if self._suspects else None
+        doom = suspect.doom(self._bounds.deaths) if suspect is not None else ""
+        if len(body) > self._bounds.largest:
+            doom = f"its {len(body)} bytes are more than max_message"
+        if doom:
+            delivery = msgspec.structs.replace(delivery, doom=doom)
         self._acks.delivered(tag)
         self._held[delivery.seq] = Held(tag, delivery, properties)
-        self._arrived.append(delivery)
+        if suspect is not None and self._wanted and not doom:
+            self._alone(delivery)
+        else:
+            self._arrived.append(delivery)
         self._bytes += len(body)
         self._mean += (len(body) - self._mean) / 100
         if self._bytes > self._bounds.size and not self._full:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from holdfast.model.blame import Suspect
 from holdfast.model.delivery import Delivery
 
 
@@ -69,4 +70,8 @@ class OpenSource(Source, Protocol):
 
     def shut(self) -> None:
         """Take no more; some may still be on their way."""
+        ...
+
+    def blame(self, suspects: Sequence[Suspect]) -> None:
+        """These may kill a worker. Who has an ingress before it is not asked: suspects go to quarantine there."""
         ...

@@ -189,6 +189,8 @@ class Hearing:
         if child.attached:
             suspects = [] if how.status == 0 and not how.signal else [seq for begun in reading.begun for seq in begun.seqs]
             supervisor.tell_ingress({"do": "dead", "worker": child.id, "suspects": suspects, "reason": text})
+        elif reading.begun and (how.status or how.signal):
+            supervisor.births.accuse(child.job, [seq for begun in reading.begun for seq in begun.seqs], text)
         worker = supervisor.fleet.workers.get(child.id)
         if worker is not None and worker.life is not Life.DRAINING and not worker.quarantine:
             restarts = supervisor.totals[child.job].restarts

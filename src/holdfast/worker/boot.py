@@ -19,6 +19,7 @@ from holdfast.errors import AppError, UnavailableError
 from holdfast.linux.channel import Channel
 from holdfast.model import board as boards
 from holdfast.model import broker
+from holdfast.model.blame import Suspect
 from holdfast.model.board import BoardWriter, ThreadBoard
 from holdfast.model.job import Job
 from holdfast.model.options import JobOptions
@@ -154,7 +155,9 @@ def _open_source(boot: Boot) -> None:
     spec, options = boot.spec, boot.spec.options
     if boot.work == "run":
         return
-    boot.intake = intake = Intake(options.batch, linger=options.linger, one_writer=boot.store is not None and boot.store.one_writer)
+    boot.intake = intake = Intake(
+        options.batch, threads=options.threads or 1, linger=options.linger, one_writer=boot.store is not None and boot.store.one_writer
+    )
     if options.source.partition(":")[0] in broker.SCHEMES:
         boot.source = _consumer(spec, options, intake)
         return
@@ -176,9 +179,10 @@ def _consumer(spec: WorkerSpec, options: JobOptions, intake: Intake) -> OpenSour
         raise AppError(f"amqp:// sources need pika: {error}", remedy="pip install 'holdfast[rabbitmq]'") from None
 
     address = broker.parse_queue(options.source)
-    bounds = Bounds(options.batch, options.threads or 1, options.in_flight_bytes, options.max_message)
+    bounds = Bounds(options.batch, options.threads or 1, options.in_flight_bytes, options.max_message, options.crash_limit)
     epoch = int.from_bytes(os.urandom(8), "big") >> 2 | 1
-    source = AmqpSource(address, epoch, f"holdfast {spec.id} pid {os.getpid()}", bounds, intake.empty)
+    source = AmqpSource(address, epoch, f"holdfast {spec.id} pid {os.getpid()}", bounds, intake.empty, intake.put_alone)
+    source.blame([Suspect(*one) for one in spec.blamed])
     source.connect(time.monotonic() + _CONNECT_SECONDS)
     return source
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from holdfast.model.blame import Suspect
 from holdfast.model.credit import Credit
 from holdfast.model.delivery import Delivery
 from holdfast.sources.base import GrantingSource, Settlement
@@ -42,6 +43,9 @@ class Credited:
         """Grant nothing more; what was granted before may still come."""
         with self._lock:
             self._credit.open = False
+
+    def blame(self, suspects: Sequence[Suspect]) -> None:
+        """The ingress knows them."""
 
     def receive(self) -> Sequence[Delivery]:
         deliveries = self._source.receive()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from holdfast.errors import UnavailableError
 from holdfast.linux.channel import Channel, Packet
 from holdfast.model import board as boards
+from holdfast.model.blame import Suspect
 from holdfast.model.board import BoardWriter
 from holdfast.model.spec import WorkerSpec
 from holdfast.sources.base import OpenSource
@@ -73,6 +74,7 @@ class Loop:
             "reload-settings": parts.settings.hand_out,
             "restore-settings": parts.settings.restore,
             "keep-settings": parts.settings.keep,
+            "blamed": self._blame,
         }
 
     def run(self) -> int:
@@ -145,6 +147,11 @@ class Loop:
         self._parts.shared.intake.ask_for_letters()
         if self._parts.source is not None and self._parts.pausing.current is None:
             self._parts.source.open()
+
+    def _blame(self, packet: Packet, _fds: Sequence[int]) -> None:
+        """Another worker of a broker's queue has died with these begun."""
+        if self._parts.source is not None:
+            self._parts.source.blame([Suspect(*one) for one in packet["suspects"]])
 
     def _drain(self, reason: str = "") -> None:
         """Take nothing new, let the threads finish what they have begun."""
