@@ -5,6 +5,7 @@ Nothing of the generation that serves is touched; what fails is left behind by `
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,7 @@ class Loading:
 
 def import_application(supervisor: Supervisor, generation: Generation) -> None:
     """Start a zygote that imports what the files hold now."""
+    modest = supervisor.state == "running"  # others serve meanwhile
     boot = {
         "app": generation.options.app,
         "directory": generation.inputs.directory,
@@ -93,9 +95,10 @@ def import_application(supervisor: Supervisor, generation: Generation) -> None:
         "settings_text": generation.settings_text,
         "allow_threads": 'spawn = "exec"' in (generation.inputs.toml_text or ""),  # the class's own word comes too late
         "preload": [],
+        "modest": modest,
     }
     launch = supervisor.ground.launch("zygote", boot, generation.inputs.directory, options=generation.options)
-    supervisor.execute("zygote", launch).generation = generation.number
+    supervisor.execute("zygote", dataclasses.replace(launch, modest=modest)).generation = generation.number
 
 
 def prepare_next(supervisor: Supervisor, generation: Generation) -> None:

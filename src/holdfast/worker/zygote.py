@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from holdfast.errors import AppError, HoldfastError
+from holdfast.linux.autogroup import FULL, set_share
 from holdfast.linux.channel import Channel, Packet, from_memfd, to_memfd
 from holdfast.linux.fork import fork_away
 from holdfast.linux.process import PR_SET_NAME, prctl
@@ -92,6 +93,8 @@ def _load(channel: Channel, boot: Mapping[str, Any]) -> Generation:
     default_signals()
     gc.collect()
     gc.freeze()
+    if boot.get("modest"):
+        set_share(FULL, patience=1.0)
     say(channel, {"say": "loaded", "jobs": declarations, "default": application.default, "digest": application.digest})
     return Generation(boot, application, unforkable)
 
