@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.model.configuration import require_runnable, resolve
 from holdfast.model.spec import Declaration
+from holdfast.model.urls import parse_store
 from holdfast.supervisor.agenda import Step
 from holdfast.supervisor.entries import Door
 from holdfast.supervisor.generation import Generation
@@ -64,6 +65,7 @@ class Loading:
         configuration = resolve(generation.inputs, declarations, generation.declared["default"], secrets_as(ground.identity))
         require_runnable(configuration)
         generation.configuration = configuration
+        use_drivers(self._supervisor, generation)
         generation.unprepared = [name for name, job in configuration.jobs.items() if job.options.store]
 
     def _bind(self) -> None:
@@ -99,6 +101,16 @@ def import_application(supervisor: Supervisor, generation: Generation) -> None:
     }
     launch = supervisor.ground.launch("zygote", boot, generation.inputs.directory, options=generation.options)
     supervisor.execute("zygote", dataclasses.replace(launch, modest=modest)).generation = generation.number
+
+
+def use_drivers(supervisor: Supervisor, generation: Generation) -> None:
+    """Let the zygote import what the configuration asks for, before it forks anybody."""
+    zygote = supervisor.family.zygote(generation.number)
+    if zygote is not None:
+        options = [job.options for job in generation.jobs.values()]
+        sources = {one.source.partition(":")[0] for one in options if one.source}
+        stores = {parse_store(one.store).scheme for one in options if one.store}
+        zygote.channel.send({"do": "use", "schemes": sorted(sources | stores)})
 
 
 def prepare_next(supervisor: Supervisor, generation: Generation) -> None:
