@@ -7,7 +7,8 @@ the code carries; each reload brings the next. ZeroMQ clients keep their connect
 a failed request: nobody tries it again, and its client pauses 10 ms, so that a time without a server is not counted by how fast it fails.
 `worst` and `p99` are waits for an answer; `silence` is the longest time in which no client had any; `new after` counts from the
 beginning of the reload to the first answer of its version, the median of them. `holdfast reload` and `circusctl reload` are commands that
-are waited for; one that takes longer than `--every` is followed by the next at once, so that there are fewer of them.
+are waited for, in a session of their own, as from another terminal; one that takes longer than `--every` is followed by the next at once,
+so that there are fewer of them.
 Clients and contestant share the machine: the load average (one minute, at the end) is printed.
 """
 
@@ -193,7 +194,9 @@ def holdfast(folder: Path, _port: int) -> Iterator[Reload]:
 
 def void(order: list[str], folder: Path) -> None:
     """Run a command that must succeed."""
-    done = subprocess.run(order, cwd=folder, env=rivals.environ(folder), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        order, cwd=folder, env=rivals.environ(folder), capture_output=True, text=True, check=False, start_new_session=True
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(order)}: {done.stdout}{done.stderr}")
 

@@ -11,15 +11,29 @@ import pytest
 from cli_kit import Bench
 
 import holdfast
-from holdfast.cli.commands import COMMANDS
+from holdfast.cli.commands import VERBS, all_commands, command_of
 from holdfast.cli.main import main
 from holdfast.errors import HoldfastError
 
-VERBS = ("start", "stop", "restart", "reload", "upgrade", "status", "foreground", "guard", "scale", "stacks", "check", "config", "failed")
+
+def test_every_command_is_found_by_its_name() -> None:
+    assert tuple(command.name for command in all_commands()) == VERBS
+    assert command_of("main") is None
 
 
-def test_the_table_has_every_command() -> None:
-    assert tuple(COMMANDS) == VERBS
+def test_a_command_to_a_running_daemon_imports_little() -> None:
+    look = "import sys; from holdfast.cli.commands import command_of; command_of('reload'); print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    dear = {
+        "subprocess",
+        "sqlalchemy",
+        "zmq",
+        "msgspec",
+        "holdfast.cli.launching",
+        "holdfast.cli.children",
+        "holdfast.supervisor.offspring",
+    }
+    assert not dear & set(told.stdout.split())
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

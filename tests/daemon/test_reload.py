@@ -1,5 +1,6 @@
 """Reload: new code and configuration under load with the same PID; what is broken changes nothing (G5)."""
 
+import contextlib
 import signal
 import socket
 import threading
@@ -10,6 +11,7 @@ import pytest
 import zmq
 from crowd import effects
 
+from holdfast.linux.autogroup import FULL, MODEST, set_share
 from holdfast.testing.crowd import Crowd
 from holdfast.testing.daemon import DaemonProcess, eventually, free_port
 
@@ -67,6 +69,24 @@ def ask(port: int, text: str = "x") -> str:
 
 def pids(daemon: DaemonProcess) -> set[int]:
     return {worker["pid"] for worker in daemon.workers()}
+
+
+@pytest.mark.skipif(not set_share(FULL), reason="this kernel knows no sessions' shares")
+def test_an_import_beside_workers_that_serve_takes_a_modest_share_of_the_processor(daemon: DaemonProcess) -> None:
+    top, handle = 'SHARE = open("/proc/self/autogroup").read()', 'return SHARE + open("/proc/self/autogroup").read()'
+    write(daemon, 1, top=top, handle=handle)
+    daemon.start()
+    assert [line.split()[-1] for line in ask(daemon.port).splitlines()] == [str(FULL), str(FULL)]  # type: ignore[attr-defined]
+    assert daemon.run("reload").returncode == 0
+    assert [line.split()[-1] for line in ask(daemon.port).splitlines()] == [str(MODEST), str(FULL)]  # type: ignore[attr-defined]
+    eventually(lambda: _zygotes_shares(daemon) == [str(FULL)], "the zygote has its full share again")
+
+
+def _zygotes_shares(daemon: DaemonProcess) -> list[str]:
+    with contextlib.suppress(OSError):
+        pids = (pid for pid, name in daemon.processes().items() if name == "hf:zygote")
+        return [Path(f"/proc/{pid}/autogroup").read_text().split()[-1] for pid in pids]
+    return []  # one has just gone
 
 
 def test_new_code_is_taken_with_the_same_pid(daemon: DaemonProcess) -> None:

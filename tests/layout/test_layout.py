@@ -85,6 +85,13 @@ def test_a_real_ingress_loads_no_store_and_no_worker() -> None:
     assert not {name for name in loaded if name.startswith(("holdfast.worker", "holdfast.supervisor", "holdfast.stores", "sqlalchemy"))}
 
 
+def test_a_real_zygote_loads_no_driver_that_nobody_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "fee.py").write_text("from holdfast import Job\n\nclass Fee(Job):\n    def handle(self, message): ...\n")
+    loaded = loads_of("zygote", [], {"app": "fee.py", "directory": str(tmp_path), "generation": 1, "settings_path": "fee.ini"})
+    assert {"holdfast.worker.engine", "holdfast.stores.letter_files"} <= loaded
+    assert not {"sqlalchemy", "zmq", "yaml", "psycopg", "pymysql", "sqlite3"} & loaded
+
+
 def imports(file: Path) -> Iterator[str]:
     """Top-level names of all modules that a file imports, also inside of functions."""
     for node in ast.walk(ast.parse(file.read_text())):

@@ -163,6 +163,7 @@ def test_a_worker_imports_nothing_after_its_fork(nursery: Nursery, stored: bool,
     how = {"dead_letter": dead_letter, "retries": 1, "backoff": (0.0, 0.0), "settings_path": "test.ini", "settings_text": "[a]\nb=1\n"}
     if stored:
         how["store"] = f"sqlite:///{nursery.folder}/fee.db"
+        nursery.zygote.say({"do": "use", "schemes": ["sqlite", "zmq+rep", "of a later version"]})
         prepare = nursery.spawn("prepare", **how)
         prepare.expect("prepared")
         assert prepare.wait() == 0

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from holdfast.cli import output
-from holdfast.cli.launching import Verdict
+from holdfast.cli.verdict import Verdict
 from holdfast.control.client import Answer, request
 from holdfast.errors import AppError, NotRunningError
 from holdfast.linux.holder import holder

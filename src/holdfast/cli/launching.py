@@ -12,12 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from holdfast.cli import output
 from holdfast.cli.command import Call
 from holdfast.cli.preflight import Ground
+from holdfast.cli.verdict import Verdict
 from holdfast.errors import AppError
 from holdfast.linux.channel import to_memfd
 from holdfast.linux.privileges import as_user
@@ -27,24 +27,6 @@ from holdfast.supervisor.offspring import ENTRY, STANDARD_LIBRARY_ONLY
 GRACE = 15.0
 _LOG_LINES = 20
 _LOG_BYTES = 16384
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """How a start ended. `busy` is the PID of another supervisor that has the lock, and then nothing else counts."""
-
-    exit: int = 0
-    pid: int = 0
-    error: str = ""
-    trace: str = ""
-    busy: int | None = None
-
-    @classmethod
-    def of(cls, answer: dict[str, Any]) -> Verdict:
-        """From the last line of a report, or of an answer on the control socket."""
-        result = answer.get("result")
-        facts = {**(result if isinstance(result, dict) else {}), **answer}
-        return cls(int(facts["exit"]), int(facts.get("pid") or 0), str(facts.get("error") or ""), str(facts.get("trace") or ""))
 
 
 def detached(call: Call, ground: Ground, *, guarded: bool = False) -> Verdict:

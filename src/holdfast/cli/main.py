@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 import holdfast
 from holdfast.cli import output
 from holdfast.cli.command import Command, call_of, parser_of
-from holdfast.cli.commands import COMMANDS
+from holdfast.cli.commands import VERBS, all_commands, command_of
 from holdfast.errors import HoldfastError, NoRightsError, UsageError
 
 _USAGE = "usage: holdfast VERB [TARGET] [options]"
@@ -21,7 +19,7 @@ _INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; never raises for what a user can do wrong."""
     words = list(sys.argv[1:] if argv is None else argv)
-    command = COMMANDS.get(words[0]) if words else None
+    command = command_of(words[0]) if words else None
     try:
         status = _run(command, words)
         sys.stdout.flush()
@@ -50,18 +48,20 @@ def _without_command(words: list[str]) -> int:
         output.say(f"holdfast {holdfast.__version__}")
         return 0
     if words and words[0] in {"help", "--help", "-h"}:
-        verb = next((word for word in words[1:] if word in COMMANDS), None)
-        output.say(parser_of(COMMANDS[verb]).format_help().rstrip() if verb else _overview())
+        meant = next((found for word in words[1:] if (found := command_of(word)) is not None), None)
+        output.say(parser_of(meant).format_help().rstrip() if meant else _overview())
         return 0
     if not words:
         print(_overview(), file=sys.stderr)
         return UsageError.exit_status
-    near = difflib.get_close_matches(words[0], [*COMMANDS, "help"], 1)
+    import difflib
+
+    near = difflib.get_close_matches(words[0], [*VERBS, "help"], 1)
     raise UsageError(f"unknown command '{words[0]}'", remedy=f"did you mean '{near[0]}'?" if near else "see 'holdfast help'")
 
 
 def _overview() -> str:
-    rows = [[name, command.summary] for name, command in COMMANDS.items()] + [["help", "Show this, or with a VERB the help of it."]]
+    rows = [[command.name, command.summary] for command in all_commands()] + [["help", "Show this, or with a VERB the help of it."]]
     return "\n".join(
         [
             "Holdfast turns a Python class into a daemon that never drops a message it has acknowledged.",
@@ -84,6 +84,8 @@ def _failed(command: Command | None, error: Exception) -> int:
     elif isinstance(error, OSError):
         error = HoldfastError(_said(error))
     if not isinstance(error, HoldfastError):
+        import traceback
+
         traceback.print_exception(error)
         output.note("this is a bug of holdfast; please report it with the lines above")
         return 70

@@ -3,56 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from typing import Any
 
-from holdfast.cli import output
+from holdfast.cli.change import change
 from holdfast.cli.command import Call, Command
-from holdfast.cli.following import ask
-from holdfast.control.client import Answer
-from holdfast.errors import AppError, RefusedError
-from holdfast.model.options import DaemonOptions
-
-#: Seconds without a word, not of the whole reload: a slow worker is given its own limits by the daemon.
-_SILENCE = 600.0
 
 
 def run(arguments: argparse.Namespace, call: Call) -> int:
     """Ask for it and wait for the verdict."""
     options = call.whereabouts()
-    answer = verdict(options, {"verb": "reload", **({"settings": True} if arguments.settings else {})})
-    return _conclude(answer, options.name, as_json=arguments.json)
-
-
-def verdict(options: DaemonOptions, message: Mapping[str, Any]) -> Answer:
-    """Ask for a change and wait until it is decided."""
-    try:
-        answer = ask(options, message, _SILENCE)
-    except TimeoutError:
-        raise AppError(f"{options.name} has not come to a verdict in {_SILENCE:g} s", remedy="see 'status' and the log") from None
-    if answer is None:
-        raise AppError(f"{options.name} ended before it could tell the verdict", remedy="see 'status' and the log")
-    return answer
-
-
-def say_json(answer: Answer) -> None:
-    """The verdict for programs."""
-    output.say_json({key: value for key, value in answer.items() if key != "result"} | answer.get("result", {}))
-
-
-def _conclude(answer: Answer, name: str, *, as_json: bool) -> int:
-    status = int(answer["exit"])
-    if as_json:
-        say_json(answer)
-    elif status:
-        error = RefusedError(f"{answer.get('error', 'refused')}; {name} runs on as it was")
-        output.complain(AppError(str(error), trace=str(answer.get("trace", ""))))
-    else:
-        result = answer["result"]
-        output.say(f"{name} has reloaded: generation {result['generation']} (pid {result['pid']})")
-        for line in result["changes"]:
-            output.say(f"  {line}")
-    return status
+    message = {"verb": "reload", **({"settings": True} if arguments.settings else {})}
+    return change(
+        options,
+        message,
+        lambda result: f"{options.name} has reloaded: generation {result['generation']} (pid {result['pid']})",
+        refused=f"; {options.name} runs on as it was",
+        as_json=arguments.json,
+    )
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:

@@ -10,8 +10,9 @@ from holdfast.cli import output
 from holdfast.cli.command import Call, Command
 from holdfast.cli.following import follow, guard_path, lock_path
 from holdfast.cli.guard import leaves_it_to_another
-from holdfast.cli.launching import GRACE, Verdict, detached
+from holdfast.cli.launching import GRACE, detached
 from holdfast.cli.preflight import Ground, examine
+from holdfast.cli.verdict import Verdict
 from holdfast.errors import AppError
 from holdfast.linux.holder import holder
 

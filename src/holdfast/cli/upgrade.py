@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
-from holdfast.cli import output
+from holdfast.cli.change import change
 from holdfast.cli.command import Call, Command
-from holdfast.cli.reload import say_json, verdict
-from holdfast.errors import AppError, RefusedError
 
 
 def run(arguments: argparse.Namespace, call: Call) -> int:
     """Ask for it and wait for the verdict, through the exec."""
     options = call.whereabouts()
-    answer = verdict(options, {"verb": "upgrade"})
-    status = int(answer["exit"])
-    if arguments.json:
-        say_json(answer)
-    elif status:
-        error = RefusedError(str(answer.get("error", "refused")))
-        output.complain(AppError(str(error), trace=str(answer.get("trace", ""))))
-    else:
-        result = answer["result"]
+
+    def done(result: Mapping[str, Any]) -> str:
         where = f"pid {result['pid']}, generation {result['generation']}"
-        output.say(f"{options.name} runs holdfast {result['version']} instead of {result['before']} ({where})")
-        for line in result["changes"]:
-            output.say(f"  {line}")
-    return status
+        return f"{options.name} runs holdfast {result['version']} instead of {result['before']} ({where})"
+
+    return change(options, {"verb": "upgrade"}, done, as_json=arguments.json)
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from holdfast.model.options import DaemonOptions
 from holdfast.supervisor.entries import limits
 from holdfast.supervisor.family import Child
 from holdfast.supervisor.generation import Generation
-from holdfast.supervisor.loading import import_application, prepare_next
+from holdfast.supervisor.loading import import_application, prepare_next, use_drivers
 from holdfast.supervisor.state import GenerationsState
 from holdfast.telemetry import events
 
@@ -64,6 +64,7 @@ class Generations:
         else:
             events.log("generation.found", "the files are still those that were loaded", generation=generation.number)
             generation.lost = False
+            use_drivers(self._supervisor, generation)
             self.make_twin(generation)
             self._supervisor.decide(model.Tick())
 

@@ -5,11 +5,13 @@ Nothing of the generation that serves is touched; what fails is left behind by `
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from holdfast.model.configuration import require_runnable, resolve
 from holdfast.model.spec import Declaration
+from holdfast.model.urls import parse_store
 from holdfast.supervisor.agenda import Step
 from holdfast.supervisor.entries import Door
 from holdfast.supervisor.generation import Generation
@@ -63,6 +65,7 @@ class Loading:
         configuration = resolve(generation.inputs, declarations, generation.declared["default"], secrets_as(ground.identity))
         require_runnable(configuration)
         generation.configuration = configuration
+        use_drivers(self._supervisor, generation)
         generation.unprepared = [name for name, job in configuration.jobs.items() if job.options.store]
 
     def _bind(self) -> None:
@@ -85,6 +88,7 @@ class Loading:
 
 def import_application(supervisor: Supervisor, generation: Generation) -> None:
     """Start a zygote that imports what the files hold now."""
+    modest = supervisor.state == "running"  # others serve meanwhile
     boot = {
         "app": generation.options.app,
         "directory": generation.inputs.directory,
@@ -93,9 +97,20 @@ def import_application(supervisor: Supervisor, generation: Generation) -> None:
         "settings_text": generation.settings_text,
         "allow_threads": 'spawn = "exec"' in (generation.inputs.toml_text or ""),  # the class's own word comes too late
         "preload": [],
+        "modest": modest,
     }
     launch = supervisor.ground.launch("zygote", boot, generation.inputs.directory, options=generation.options)
-    supervisor.execute("zygote", launch).generation = generation.number
+    supervisor.execute("zygote", dataclasses.replace(launch, modest=modest)).generation = generation.number
+
+
+def use_drivers(supervisor: Supervisor, generation: Generation) -> None:
+    """Let the zygote import what the configuration asks for, before it forks anybody."""
+    zygote = supervisor.family.zygote(generation.number)
+    if zygote is not None:
+        options = [job.options for job in generation.jobs.values()]
+        sources = {one.source.partition(":")[0] for one in options if one.source}
+        stores = {parse_store(one.store).scheme for one in options if one.store}
+        zygote.channel.send({"do": "use", "schemes": sorted(sources | stores)})
 
 
 def prepare_next(supervisor: Supervisor, generation: Generation) -> None:

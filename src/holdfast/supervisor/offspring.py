@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.linux import privileges
+from holdfast.linux import autogroup, privileges
 from holdfast.linux.channel import Channel, to_memfd
 from holdfast.linux.privileges import Identity
 
@@ -58,6 +58,7 @@ class Launch:
     flags: Sequence[str] = ()
     fds: Mapping[str, int] = field(default_factory=dict)
     program: Program = CALLED
+    modest: bool = False  # a modest share of the processor, until it claims its full one itself
 
 
 @dataclass(slots=True)
@@ -97,6 +98,8 @@ def _become(launch: Launch, channel: socket.socket, boot: int) -> None:
     """In the child: never returns."""
     try:
         os.setsid()
+        if launch.modest:
+            autogroup.set_share(autogroup.MODEST)
         _clean_signals()
         _standard_streams(launch.log_fd)
         os.umask(launch.umask)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib
 import mmap
 import os
 import socket
@@ -258,19 +256,3 @@ PREPARE: tuple[tuple[str, Callable[[Boot], None]], ...] = (
     ("store", _open_store),
     ("prepare", _install),
 )
-
-
-def preload() -> None:
-    """Import what every worker needs, and use it once, so that its children find it there: their first connection takes a third less."""
-    import holdfast.model.breaker
-    import holdfast.stores
-    import holdfast.stores.letter_files
-    import holdfast.stores.sqlite
-    import holdfast.worker.engine
-
-    holdfast.stores.sqlite.warm_up()
-    for module in ("holdfast.stores.mysql", "holdfast.stores.postgresql"):
-        with contextlib.suppress(ImportError):  # whoever has installed the driver uses it
-            importlib.import_module(module)
-    with contextlib.suppress(ImportError):
-        import yaml  # noqa: F401

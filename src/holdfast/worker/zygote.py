@@ -7,7 +7,6 @@ zygote, forked in its turn and waiting on a channel of its own, for the case tha
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import importlib
 import json
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from holdfast.errors import AppError, HoldfastError
+from holdfast.linux.autogroup import FULL, set_share
 from holdfast.linux.channel import Channel, Packet, from_memfd, to_memfd
 from holdfast.linux.fork import fork_away
 from holdfast.linux.process import PR_SET_NAME, prctl
@@ -26,10 +26,11 @@ from holdfast.model.spec import WorkerSpec
 from holdfast.telemetry import events
 from holdfast.worker import logs
 from holdfast.worker.application import Application, load
-from holdfast.worker.boot import Boot, live, preload
+from holdfast.worker.boot import Boot, live
 from holdfast.worker.executed import execute
 from holdfast.worker.leftovers import leftovers, snapshot
 from holdfast.worker.offspring import become_clean, close_all, default_signals, give_stacks, leave
+from holdfast.worker.preload import preload, use
 from holdfast.worker.saying import say, say_failed
 from holdfast.worker.trace import reason_of, trace_of
 
@@ -75,7 +76,9 @@ def _load(channel: Channel, boot: Mapping[str, Any]) -> Generation:
     logs.bridge()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    _preload(boot.get("preload", ()))
+    for module in boot.get("preload", ()):
+        importlib.import_module(module)
+    preload(boot.get("settings_path", ""))
     before = snapshot()
     try:
         application = load(boot["app"], boot["directory"])
@@ -90,17 +93,22 @@ def _load(channel: Channel, boot: Mapping[str, Any]) -> Generation:
     sys.stdout.flush()
     sys.stderr.flush()
     default_signals()
-    gc.collect()
-    gc.freeze()
+    _freeze()
     say(channel, {"say": "loaded", "jobs": declarations, "default": application.default, "digest": application.digest})
     return Generation(boot, application, unforkable)
 
 
-def _preload(modules: Sequence[str]) -> None:
-    for name in modules:
-        with contextlib.suppress(ModuleNotFoundError):  # opening the store will say it better, and name the extra to install
-            importlib.import_module(name)
-    preload()
+def _use(generation: Generation, schemes: Sequence[str]) -> None:
+    """The configuration is known: get ready to fork what it asks for."""
+    use(schemes)
+    _freeze()
+    if generation.boot.get("modest"):
+        set_share(FULL, patience=1.0)
+
+
+def _freeze() -> None:
+    gc.collect()
+    gc.freeze()
 
 
 def _cannot_fork(found: Sequence[str]) -> AppError:
@@ -131,6 +139,8 @@ def _serve(channel: Channel, generation: Generation) -> Birth:
             close_all(fds)
             if packet.get("do") == "leave":
                 leave(0)
+            if packet.get("do") == "use":
+                _use(generation, packet["schemes"])
 
 
 def _spawn(channel: Channel, generation: Generation, packet: Packet, fds: list[int]) -> Birth | None:

@@ -1,0 +1,46 @@
+"""What workers will need, imported and used once before they are forked: a worker imports nothing of Holdfast and its drivers after its
+fork, whatever is installed meanwhile, and it is ready sooner.
+
+Only what the configuration asks for. SQLAlchemy and the drivers take three times as long as all the rest, and are memory that every worker
+has a share in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterable
+
+_STORES = {"sqlite": "holdfast.stores.sqlite", "mysql": "holdfast.stores.mysql", "postgresql": "holdfast.stores.postgresql"}
+_YAML = (".yaml", ".yml")
+
+
+def preload(settings_path: str) -> None:
+    """What every worker needs."""
+    import holdfast.model.breaker
+    import holdfast.stores.letter_files
+    import holdfast.worker.engine  # noqa: F401
+
+    if settings_path.lower().endswith(_YAML):
+        _import("yaml")
+
+
+def use(schemes: Iterable[str]) -> None:
+    """What stores and sources with these schemes need. What is not installed is left out: opening it says which package it is."""
+    wanted = [_STORES[scheme] for scheme in schemes if scheme in _STORES]
+    for module in wanted:
+        _import(module)
+    if wanted:
+        _warm_up()
+
+
+def _import(module: str) -> None:
+    with contextlib.suppress(ImportError):
+        importlib.import_module(module)
+
+
+def _warm_up() -> None:
+    """Fill SQLAlchemy's caches: the first connection of every worker takes a third less."""
+    from holdfast.stores.sqlite import warm_up
+
+    warm_up()
