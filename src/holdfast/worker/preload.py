@@ -12,6 +12,7 @@ import importlib
 from collections.abc import Iterable
 
 _STORES = {"sqlite": "holdfast.stores.sqlite", "mysql": "holdfast.stores.mysql", "postgresql": "holdfast.stores.postgresql"}
+_SOURCES = dict.fromkeys(("amqp", "amqps"), "holdfast.sources.amqp")
 _YAML = (".yaml", ".yml")
 
 
@@ -27,10 +28,11 @@ def preload(settings_path: str) -> None:
 
 def use(schemes: Iterable[str]) -> None:
     """What stores and sources with these schemes need. What is not installed is left out: opening it says which package it is."""
-    wanted = [_STORES[scheme] for scheme in schemes if scheme in _STORES]
-    for module in wanted:
-        _import(module)
-    if wanted:
+    wanted = set(schemes)
+    for scheme, module in {**_STORES, **_SOURCES}.items():
+        if scheme in wanted:
+            _import(module)
+    if wanted & _STORES.keys():
         _warm_up()
 
 
