@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -84,8 +84,13 @@ def parse_queue(url: str) -> QueueAddress:
 
 
 def parse_broker(url: str) -> BrokerAddress:
-    """The broker alone, of a URL that publishes."""
+    """The broker alone, of a URL that names no queue."""
     return _parse(url, _CONNECTION)[0]
+
+
+def parse_parts(url: str, names: Sequence[str]) -> tuple[BrokerAddress, dict[str, Any]]:
+    """The broker, and those of these parameters that the URL has."""
+    return _parse(url, {name: _QUEUE[name] for name in names})
 
 
 def _parse(url: str, known: Mapping[str, Callable[[str, str], Any]]) -> tuple[BrokerAddress, dict[str, Any]]:

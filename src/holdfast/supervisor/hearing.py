@@ -149,6 +149,10 @@ class Hearing:
         child.facts["paused_since"] = packet.get("since")
         events.log("job.paused", str(packet["reason"]), level="warning", job=child.job, worker=child.id)
 
+    def _on_outbox(self, child: Child, packet: Packet, _text: str) -> None:
+        facts = {"messages": int(packet["messages"]), "oldest": packet.get("oldest"), "trouble": str(packet.get("trouble", ""))}
+        self._supervisor.totals[child.job].outbox = facts if facts["messages"] else {}
+
     def _on_resumed(self, child: Child, _packet: Packet, _text: str) -> None:
         child.facts.pop("paused", None)
         events.log("job.resumed", job=child.job, worker=child.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,9 +57,18 @@ def _job(job: JobConfig, fleet: Fleet, members: Mapping[str, Child], entries: En
         "in_flight": held,
         "rate_1m": round(minute / 60, 2),
         "latency_ms": {"p50": board.percentile_ms(total.latency, 0.5), "p99": board.percentile_ms(total.latency, 0.99)},
+        **({"outbox": _outbox(totals.outbox)} if job.options.outbox or job.queue is not None else {}),
         "ingress": entries.tally(job.name) if job.name in with_doors else {},
         "workers": [_worker(worker, members.get(worker.id), readings[worker.id], totals, job, now) for worker in mine],
     }
+
+
+def _outbox(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Depth, and the age of the oldest in seconds."""
+    oldest = told.get("oldest")
+    age = max(0.0, round(time.time() - float(oldest), 1)) if oldest is not None else 0.0
+    trouble = {"trouble": told["trouble"]} if told.get("trouble") else {}
+    return {"messages": told.get("messages", 0), "age_s": age, **trouble}
 
 
 def _worker(worker: Worker, child: Child | None, one: board.Reading, totals: Totals, job: JobConfig, now: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from holdfast.errors import AppError, UnavailableError
 from holdfast.linux.channel import Channel
@@ -20,8 +20,10 @@ from holdfast.model import broker
 from holdfast.model.blame import Suspect
 from holdfast.model.board import BoardWriter, ThreadBoard
 from holdfast.model.job import Job
+from holdfast.model.job_options import known_brokers
 from holdfast.model.options import JobOptions
 from holdfast.model.spec import Work, WorkerSpec
+from holdfast.model.targets import Targets
 from holdfast.sources.base import OpenSource
 from holdfast.sources.ingress import IngressSource
 from holdfast.stores.base import Connection, Store
@@ -39,6 +41,9 @@ from holdfast.worker.settings_in_place import SettingsInPlace, SettingsTalk
 from holdfast.worker.threads import ContextFactory, Crew, Surroundings, raise_unavailable
 from holdfast.worker.trace import reason_of, trace_of
 from holdfast.worker.wakeup import WakeUp
+
+if TYPE_CHECKING:
+    from holdfast.worker.relay import Relay
 
 # The interpreter lets a busy thread keep the lock for 5 ms while another waits. Measured with one busy handler thread beside the
 # I/O loop, 64 messages in flight: p99 4.3 ms at 5 ms, 2.5 at 1, 1.4 at 0.5. With 8 busy threads the default gave the best throughput.
@@ -67,6 +72,7 @@ class Boot:
     board: BoardWriter | None = None
     source: OpenSource | None = None
     intake: Intake | None = None
+    relay: Relay | None = None
     loop: Loop | None = None
 
 
@@ -120,6 +126,13 @@ def _open_store(boot: Boot) -> None:
     from holdfast.stores import open_store
 
     boot.store = open_store(options.store, boot.spec.job, threads=options.threads or 1, timeout=options.timeout)
+    brokers = known_brokers(options.source, options.outbox)
+    if brokers and boot.spec.role != "prepare":
+        from holdfast.worker.relay import Relay
+
+        boot.store.outbox.targets = Targets(brokers)
+        boot.relay = Relay(boot.store, boot.spec.job, boot.wake, boot.fault)
+        boot.store.outbox.wake = boot.relay.wake
 
 
 def _install(boot: Boot) -> None:
@@ -210,7 +223,8 @@ def _start_threads(boot: Boot) -> None:
     )
     crew = Crew(shared, boot.wake)
     talk = SettingsTalk(boot.channel, boot.spec.settings_path, in_place)
-    boot.loop = Loop(LoopParts(boot.spec, boot.channel, boot.source, shared, crew, pausing, talk, boot.wake, boot.board, boot.view))
+    parts = (boot.spec, boot.channel, boot.source, shared, crew, pausing, talk, boot.wake, boot.board, boot.view)
+    boot.loop = Loop(LoopParts(*parts, relay=boot.relay))
     if crew.size == 1:
         sys.setswitchinterval(_SWITCH_SECONDS)
     crew.start()

@@ -60,7 +60,8 @@ class Engine:
             self._weather = Weather(context.store, context.connection, context, self._draw)
             self._batch = Batch(self._calls, self._weather, context, options.batch_age, self._inbox)
         files = None if self._weather is not None and options.dead_letter in (None, "store") else context.letters
-        self._burial = Burial(spec.job, name, epoch, self._weather, files, self._inbox)
+        send_to = options.dead_letter if options.dead_letter and "://" in options.dead_letter else ""
+        self._burial = Burial(spec.job, name, epoch, self._weather, files, self._inbox, send_to)
         self._cleaning = Cleaning(context.store if self._inbox else None, options.inbox_keep)
         self._retrial = Retrial(spec.job, self._calls, context, self._weather, files, self._inbox, self._extend)
 

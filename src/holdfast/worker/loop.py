@@ -10,6 +10,7 @@ import select
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from holdfast.errors import UnavailableError
 from holdfast.linux.channel import Channel, Packet
@@ -26,6 +27,9 @@ from holdfast.worker.settings_in_place import SettingsTalk
 from holdfast.worker.threads import Crew, Surroundings
 from holdfast.worker.trace import reason_of, trace_of
 from holdfast.worker.wakeup import WakeUp
+
+if TYPE_CHECKING:  # only where something is published
+    from holdfast.worker.relay import Relay
 
 _FLUSH_SECONDS = 5.0
 _SECOND = 10**9
@@ -48,6 +52,7 @@ class LoopParts:
     wake: WakeUp
     board: BoardWriter
     view: memoryview
+    relay: Relay | None = None
 
 
 class Loop:
@@ -143,6 +148,8 @@ class Loop:
         if self._drain_reason is not None:
             return
         self._parts.shared.activated.set()
+        if self._parts.relay is not None:
+            self._parts.relay.start()
         self._parts.shared.settings.stir()
         self._parts.shared.intake.ask_for_letters()
         if self._parts.source is not None and self._parts.pausing.current is None:
@@ -186,6 +193,7 @@ class Loop:
             say(self._parts.channel, {"say": "ready"})
         self._tell_pause()
         self._tell_due()
+        self._tell_outbox()
         self._parts.settings.answer(draining=self._drain_reason is not None)
         self._adjust_write_interest()
         if self._drain_reason is not None and crew.ended:
@@ -212,6 +220,12 @@ class Loop:
         if not self._said_due and self._parts.shared.due():
             self._said_due = True
             say(self._parts.channel, {"say": "due", "reason": f"max_messages: {self._parts.shared.tried()} messages tried"})
+
+    def _tell_outbox(self) -> None:
+        news = self._parts.relay.news() if self._parts.relay is not None else None
+        if news is not None:
+            waits, trouble = news
+            say(self._parts.channel, {"say": "outbox", "messages": waits.messages, "oldest": waits.oldest, "trouble": trouble})
 
     def _adjust_write_interest(self) -> None:
         source = self._parts.source
@@ -246,6 +260,8 @@ class Loop:
         if now_ns >= self._next_chores_ns:
             self._next_chores_ns = now_ns + _CHORES_EVERY_NS
             self._parts.shared.intake.ask_for_letters()
+            if self._parts.relay is not None:
+                self._parts.relay.wake()
 
     def _timeout(self) -> float:
         """Seconds until the clock must be looked at."""
@@ -274,6 +290,8 @@ class Loop:
         source = self._parts.source
         if source is not None:
             source.finish((self._leave_by_ns or time.monotonic_ns() + int(_FLUSH_SECONDS * _SECOND)) / _SECOND)
+        if self._parts.relay is not None:
+            self._parts.relay.end(_FLUSH_SECONDS)
         words = {"say": "drained", "reason": reason} if reason else {"say": "drained"}
         say(self._parts.channel, words)
         if source is not None:

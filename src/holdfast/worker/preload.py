@@ -12,7 +12,7 @@ import importlib
 from collections.abc import Iterable
 
 _STORES = {"sqlite": "holdfast.stores.sqlite", "mysql": "holdfast.stores.mysql", "postgresql": "holdfast.stores.postgresql"}
-_SOURCES = dict.fromkeys(("amqp", "amqps"), "holdfast.sources.amqp")
+_BROKER = ("holdfast.sources.amqp", "holdfast.sources.amqp_sending", "holdfast.worker.relay")
 _YAML = (".yaml", ".yml")
 
 
@@ -29,9 +29,9 @@ def preload(settings_path: str) -> None:
 def use(schemes: Iterable[str]) -> None:
     """What stores and sources with these schemes need. What is not installed is left out: opening it says which package it is."""
     wanted = set(schemes)
-    for scheme, module in {**_STORES, **_SOURCES}.items():
-        if scheme in wanted:
-            _import(module)
+    modules = [module for scheme, module in _STORES.items() if scheme in wanted]
+    for module in (*modules, *(_BROKER if wanted & {"amqp", "amqps"} else ())):
+        _import(module)
     if wanted & _STORES.keys():
         _warm_up()
 
