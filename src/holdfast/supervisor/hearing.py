@@ -202,7 +202,8 @@ class Hearing:
         if supervisor.state == "starting":
             supervisor.fail(AppError(f"a worker ended before it was ready: {text}", where=f"job {child.job}", remedy="see the log"))
         worked = bool(reading.counters["handled"])
-        supervisor.decide(model.Exited(child.id, text, killed=how.signal == signal.SIGKILL, worked=worked))
+        away = "failed" in child.facts and how.status == UnavailableError.exit_status and not how.signal
+        supervisor.decide(model.Exited(child.id, text, killed=how.signal == signal.SIGKILL, worked=worked, unavailable=away))
 
     def _prepare_ended(self, child: Child, how: Exit, _now: float) -> None:
         if child.facts.get("prepared"):
