@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 from collections.abc import Iterable
 
 _STORES = {"sqlite": "holdfast.stores.sqlite", "mysql": "holdfast.stores.mysql", "postgresql": "holdfast.stores.postgresql"}
@@ -30,7 +31,7 @@ def use(schemes: Iterable[str]) -> None:
     wanted = [_STORES[scheme] for scheme in schemes if scheme in _STORES]
     for module in wanted:
         _import(module)
-    if wanted:
+    if wanted or "sqlalchemy" in sys.modules:  # an application that has imported it is going to use it
         _warm_up()
 
 
