@@ -107,6 +107,7 @@ class Entries:
         self._tally: Memory | None = None
         self._numbers = 0
         self.former: Former | None = None
+        self._leaving: dict[str, tuple[str, str]] = {}  # doors that serve on for who is connected: their jobs and addresses
 
     def jobs(self) -> set[str]:
         """Those that have a door."""
@@ -131,6 +132,7 @@ class Entries:
         """A new ingress is coming: a new epoch, a new tally, whose descriptor stays ours."""
         self.epoch = int.from_bytes(os.urandom(8), "big") >> 2 | 1  # `secrets` would bring libcrypto
         self.listening.clear()
+        self._leaving.clear()  # it knows nobody of the one before
         if self._tally is not None:
             self._tally.close()
         self._tally = Memory.make("tally", tally.SIZE)
@@ -142,9 +144,11 @@ class Entries:
         for door in doors:
             ingress.channel.send(door.packet(), [door.listener.fileno()] if door.listener is not None else [])
 
-    def give_up(self, doors: Iterable[Door]) -> None:
-        """Close our listeners of these; who is connected is the ingress's affair."""
+    def give_up(self, doors: Iterable[Door], *, served: bool = False) -> None:
+        """Close our listeners of these; who is connected is the ingress's affair, where the door is still `served`."""
         for door in list(doors):
+            if served and door.listener is not None:
+                self._leaving[door.id] = door.job, door.endpoint
             self.doors.pop(door.id, None)
             other = self.former.doors.pop(door.id, None) if self.former is not None else None
             if other is not None and other.listener is not None:
@@ -156,6 +160,15 @@ class Entries:
                 with as_user(self._identity):
                     if os.path.exists(door.address.path):
                         os.unlink(door.address.path)
+
+    def retired(self, door: str) -> None:
+        """The last client of this door has left: its address is free."""
+        self._leaving.pop(door, None)
+
+    def removed(self, job: str) -> None:
+        """The ingress serves nobody of this job any more."""
+        for door in [door for door, (its_job, _) in self._leaving.items() if its_job == job]:
+            del self._leaving[door]
 
     def unwanted(self, jobs: Jobs) -> list[Door]:
         """Doors that these jobs do not want."""
@@ -255,7 +268,7 @@ class Entries:
         """All of it, for the next program."""
         tally_fd = self._tally.fd if self._tally is not None else -1
         doors = [door.state() for door in self.doors.values()]
-        return EntriesState(doors, self.listening, self.epoch, tally_fd, self._numbers, self._former_state())
+        return EntriesState(doors, self.listening, self.epoch, tally_fd, self._numbers, self._former_state(), self._leaving)
 
     def _former_state(self) -> FormerState | None:
         former = self.former
@@ -269,6 +282,7 @@ class Entries:
         self.doors = {one.id: Door.of(one) for one in state.doors}
         self.listening, self.epoch, self._numbers = state.listening, state.epoch, state.numbers
         self._tally = Memory.of(state.tally) if state.tally >= 0 else None
+        self._leaving = state.leaving
         if (old := state.former) is not None:
             memory = Memory.of(old.tally) if old.tally >= 0 else None
             self.former = Former(old.ingress, old.epoch, memory, {one.id: Door.of(one) for one in old.doors})
@@ -302,6 +316,12 @@ class Entries:
         if address.path:
             with as_user(self._identity):
                 return bind_unix(address.path)
+        if any(endpoint == address.endpoint for _, endpoint in self._leaving.values()):
+            raise UnavailableError(
+                f"{address.endpoint} was given up, and clients that were connected then are still served there",
+                where=f"job {job}, source",
+                remedy="try again when they have left, take another address, or restart",
+            )
         return bind_tcp(address.host, address.port)
 
 
