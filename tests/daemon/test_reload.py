@@ -263,6 +263,19 @@ def test_another_address_is_open_before_the_old_one_is_given_up(daemon: DaemonPr
     eventually(lambda: _refused(daemon.port), "the old address is free once its clients have left")  # type: ignore[attr-defined]
 
 
+def test_the_largest_message_changes_with_the_address_only(daemon: DaemonProcess) -> None:
+    daemon.start()
+    before = pids(daemon)
+    _toml(daemon, '[jobs.Add]\nmax_message = "2MiB"\n')
+    told = daemon.run("reload")
+    assert (told.returncode, pids(daemon)) == (1, before)
+    assert "job Add: max_message cannot change by a reload while the address stays: it is 1MiB and would be 2MiB" in told.stderr
+    other = free_port()
+    _toml(daemon, f'source = "zmq+rep://127.0.0.1:{other}"\n')
+    assert daemon.run("reload").returncode == 0
+    assert ask(other, "x" * (3 << 19)) == "1"
+
+
 def test_an_address_that_still_serves_its_old_clients_cannot_be_taken_again_before_they_leave(daemon: DaemonProcess) -> None:
     daemon.start()
     toml, other, first = daemon.toml.read_text(), free_port(), daemon.port  # type: ignore[attr-defined]

@@ -14,12 +14,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from holdfast.errors import UnavailableError
+from holdfast.errors import ConfigurationError, UnavailableError
 from holdfast.linux.privileges import Identity, as_user
 from holdfast.linux.steering import release, steer
 from holdfast.model import tally
 from holdfast.model.job_options import JobConfig
 from holdfast.model.options import JobOptions
+from holdfast.model.units import show_size
 from holdfast.model.urls import SourceAddress
 from holdfast.supervisor.boards import Memory
 from holdfast.supervisor.family import Child
@@ -116,13 +117,18 @@ class Entries:
     def bind(self, jobs: Jobs) -> list[Door]:
         """Bind what these jobs want and nobody has bound yet; the new doors. All or none.
 
-        UnavailableError or NoRightsError, naming the job, when an address cannot be had.
+        UnavailableError or NoRightsError, naming the job, when an address cannot be had; ConfigurationError for what cannot change while
+        the address stays.
         """
         new: list[Door] = []
         try:
             for name, job in jobs.items():
-                if job.source is not None and self._door(name, job.source) is None:
-                    new.append(self._make(name, job.source, job.options))
+                if job.source is not None:
+                    there = self._door(name, job.source)
+                    if there is None:
+                        new.append(self._make(name, job.source, job.options))
+                    else:
+                        _require_same_message(there, job.options)
         except Exception:
             self.give_up(new)
             raise
@@ -323,6 +329,17 @@ class Entries:
                 remedy="try again when they have left, take another address, or restart",
             )
         return bind_tcp(address.host, address.port)
+
+
+def _require_same_message(door: Door, options: JobOptions) -> None:
+    """libzmq knows the size when a door is made, and for as long as it is there."""
+    before, after = door.limits["max_message"], options.max_message
+    if before != after:
+        raise ConfigurationError(
+            f"max_message cannot change by a reload while the address stays: it is {show_size(before)} and would be {show_size(after)}",
+            where=f"job {door.job}",
+            remedy="give it another address in the same reload, or restart",
+        )
 
 
 def limits(options: JobOptions) -> dict[str, int]:
