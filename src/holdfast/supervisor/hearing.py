@@ -116,8 +116,11 @@ class Hearing:
         self._supervisor.entries.listening.add(str(packet["door"]))
 
     def _on_ingress_retired(self, child: Child, packet: Packet, _text: str) -> None:
+        change = self._supervisor.reloads.running
         if not self._is_former(child):
             self._supervisor.entries.retired(str(packet["door"]))
+        elif isinstance(change, IngressChange):
+            change.retired(str(packet["door"]))
 
     def _on_ingress_removed(self, child: Child, packet: Packet, _text: str) -> None:
         """Of two, the second one's word counts."""
@@ -236,6 +239,8 @@ class Hearing:
         if self._is_former(child):
             events.log("ingress.gone", f"the one before: {how}", level="info" if child.facts.get("drained") else "error")
             supervisor.entries.forget_former()
+            if isinstance(change, IngressChange):
+                change.old_one_has_gone()
             supervisor.decide(model.Join())
             return
         if isinstance(change, IngressChange):
