@@ -27,6 +27,16 @@ settings.register_profile("explore", **_HOW)
 settings.load_profile("repeatable")
 
 
+@pytest.fixture
+def open_path(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The test's own folder, which everybody may enter: it, and those above it that pytest has made."""
+    base = tmp_path_factory.getbasetemp()
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.is_relative_to(base) or folder.name.startswith("pytest-of-"):
+            folder.chmod(0o755)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def services() -> Iterator[Services]:
     """Those of HOLDFAST_TEST_SERVICES, a directory, where ./scripts/test has named one; else of this run alone."""

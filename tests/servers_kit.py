@@ -25,6 +25,12 @@ class Services:
         told: dict[str, dict[str, str]] = json.loads(done.stdout)
         return told
 
+    def control(self, *words: str) -> None:
+        """rabbitmqctl, at the broker of this run."""
+        command = [sys.executable, str(SCRIPT), "ctl", *words, "--directory", str(self.directory)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
     def url(self, name: str) -> str:
         """The URL of a server that runs; started when it does not."""
         if name not in self._urls:

@@ -34,7 +34,7 @@ SOURCE = "source = 'zmq+rep://*:{port}'"
         ("import nothing_of_the_kind", "ModuleNotFoundError: No module named 'nothing_of_the_kind'"),
         ("import os; os._exit(3)", "the import of the app ended the process (exit status 3)"),
         (job("source = 'zmq+rpe://*:1'"), "class fee.py:2, jobs.Fee.source: unknown source scheme"),
-        (job("source = 'amqp://h'"), "pip install 'holdfast[rabbitmq]'"),
+        (job("source = 'amqp://h'"), "class fee.py:2, jobs.Fee.source: this source names no queue; write it as amqp://"),
         (job(SOURCE, "store = 'mysql://h'"), "names no host, or no database"),
     ],
 )
@@ -109,10 +109,9 @@ def test_every_value_has_its_origin(bench: Bench) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs as somebody else")
+@pytest.mark.usefixtures("open_path")
 def test_root_meets_no_user_code(bench: Bench) -> None:
     bench.toml('[daemon]\nuser = "nobody"\n')
-    for above in (bench.folder, bench.folder.parent, bench.folder.parent.parent):
-        above.chmod(0o755)
     bench.environ = {"HOLDFAST_USER": "nobody"}
     app = (bench.folder / "fee.py").read_text().replace('store = "sqlite:///fee.db"', "pass")
     (bench.folder / "fee.py").write_text("import os\nassert os.getuid() == os.geteuid() != 0, 'root'\n" + app)

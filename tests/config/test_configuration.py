@@ -206,7 +206,7 @@ WRONG_TOML = [
         "[jobs.Fee]\nstore = ''\ndead_letter = 'store'",
         'holdfast.toml:3, jobs.Fee.dead_letter: dead_letter = "store", and there is no store',
     ),
-    ("[jobs.Fee]\ndead_letter = 'amqp://h/q'", "at a broker come in a later version"),
+    ("[jobs.Fee]\ndead_letter = 'amqp://h/q'", "a URL to publish to names an exchange or a queue"),
     ("[jobs.Fee]\ndead_letter = 'somewhere'", 'write "store", "state_dir" or an amqp:// URL'),
     ("[jobs.Fee]\nmax_message = '128MiB'", "max_message is more than in_flight_bytes"),
     ("[jobs.Fee]\nordered = true", "ordered jobs come in a later version"),

@@ -151,9 +151,8 @@ def test_a_daemon_that_goes_ends_the_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_another_user_may_not_ask(listen: Callable[..., Path], tmp_path: Path) -> None:
-    for above in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        above.chmod(0o755)
+@pytest.mark.usefixtures("open_path")
+def test_another_user_may_not_ask(listen: Callable[..., Path]) -> None:
     folder = listen(lambda _: [{"exit": 0}])
     os.seteuid(65534)
     try:

@@ -42,7 +42,7 @@ def test_start_serves_and_stop_leaves_nothing(make: Make) -> None:
         ("x = 1\n", 1, "no Job"),
         ("from holdfast import Job\nclass A(Job):\n    def handle(self, m): ...\n    def run(self): ...\n", None, "both"),
         ("from holdfast import Job\nclass A(Job):\n    source = 'zmq+rop://h:1'\n    def handle(self, m): ...\n", 2, "zmq+rep"),
-        ("from holdfast import Job\nclass A(Job):\n    source = 'amqp://h/v'\n    def handle(self, m): ...\n", 2, "holdfast[rabbitmq]"),
+        ("from holdfast import Job\nclass A(Job):\n    source = 'amqp://h/v'\n    def handle(self, m): ...\n", 2, "names no queue"),
         (
             "from holdfast import Job\nclass A(Job):\n    def run(self): ...\n    def setup(self): raise OSError('the bank is closed')\n",
             1,

@@ -16,15 +16,6 @@ Make = Callable[..., DaemonProcess]
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has something to drop")
 
 
-@pytest.fixture
-def open_path(tmp_path: Path) -> Path:
-    """The test's folder can be entered by everybody."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.name.startswith(("test_", "pytest-")):
-            folder.chmod(0o755)
-    return tmp_path
-
-
 def _make_for(make: Make, user: str, **more: str) -> DaemonProcess:
     daemon = make(f'user = "{user}"\n', **more)
     daemon.folder.chmod(0o755)

@@ -87,11 +87,8 @@ def test_a_run_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root could be made to kill what is not the service user's")
-def test_root_ends_nothing_that_is_not_the_service_users(tmp_path: Path) -> None:
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.name.startswith(("test_", "pytest-")):
-            folder.chmod(0o755)
-    instance = Instance(str(tmp_path / "run"), str(tmp_path / "state"), "fee", look_up("nobody"))
+def test_root_ends_nothing_that_is_not_the_service_users(open_path: Path) -> None:
+    instance = Instance(str(open_path / "run"), str(open_path / "state"), "fee", look_up("nobody"))
     instance.make_directories()
     cat = ["/bin/cat"]
     with subprocess.Popen(cat, stdin=subprocess.PIPE) as roots, subprocess.Popen(cat, stdin=subprocess.PIPE, user="nobody") as ours:

@@ -14,6 +14,7 @@ from holdfast.cli.following import lock_path
 from holdfast.cli.preflight import Ground, examine
 from holdfast.errors import HoldfastError
 from holdfast.linux.holder import holder
+from holdfast.model.broker import NO_LIMIT
 from holdfast.model.configuration import Configuration, JobConfig, require_runnable
 from holdfast.model.spec import guarantee
 from holdfast.model.urls import SourceAddress, StoreAddress
@@ -75,14 +76,25 @@ def run(arguments: argparse.Namespace, call: Call) -> int:
 
 
 def _guarantee(checked: Checked, job: str) -> str:
-    return guarantee(checked.configuration.jobs[job].options)
+    one = checked.configuration.jobs[job]
+    return guarantee(one.options, one.declaration.identity)
 
 
 def _warnings(configuration: Configuration) -> Iterator[str]:
     if not configuration.jobs:
         yield "no job runs: [jobs] names none"
     for job in configuration.jobs.values():
-        if guarantee(job.options) == "at-most-once":
+        if job.queue is not None and job.store is not None and guarantee(job.options, job.declaration.identity) == "at-least-once":
+            yield (
+                f"{job.name}: messages that the broker delivers again are known again by their message_id only where they have one; "
+                "where all have it write identity=message_id into the source's URL, or give the job identity()"
+            )
+        if job.queue is not None and job.queue.declare == "passive" and job.queue.queue_type == "quorum":
+            yield (
+                f"{job.name}: declare=passive: nobody here sees the queue's arguments. With x-delivery-limit (20 by default since RabbitMQ "
+                f"4.0) the broker drops messages whose consumers died so often; set it to {NO_LIMIT}, and a dead-letter exchange"
+            )
+        if guarantee(job.options, job.declaration.identity) == "at-most-once":
             yield f"{job.name}: what the ingress holds when the daemon stops is lost, since its clients cannot ask again"
         if _in_memory(job.store):
             yield f"{job.name}: sqlite:// is in memory; all is lost when its worker ends, and each worker has its own"

@@ -70,6 +70,10 @@ def _job(job: Mapping[str, Any]) -> list[str]:
     if job.get("reason"):
         result.append(f"  {job['reason']}")
     result.append("  " + ", ".join(_counters(job)))
+    outbox = job.get("outbox") or {}
+    if outbox.get("messages"):
+        why = f": {outbox['trouble']}" if outbox.get("trouble") else ""
+        result.append(f"  outbox: {outbox['messages']} wait, the oldest for {age(outbox.get('age_s') or 0)}{why}")
     workers = job.get("workers") or ()
     if workers:
         rows = [[_cell(key, worker.get(key)) for _, key in _WORKER] for worker in workers]

@@ -38,6 +38,8 @@ class Delivery(msgspec.Struct, array_like=True, frozen=True, gc=False):
     redelivered: bool = False  # an earlier worker may have committed it: ask the inbox
     doom: str = ""  # not to be handled any more: make it a dead letter with this reason
     headers: dict[str, Any] | None = None
+    identity: str = ""  # what its sender called it, where the transport carries that
+    mark: int = 0  # by which the supervisor knows it again in another worker; 0: by its sequence
 
 
 def encode(frame: tuple[str, Any]) -> bytes:

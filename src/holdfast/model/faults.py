@@ -7,6 +7,8 @@ HOLDFAST_FAULT="after-commit" dies at the first pass, "after-commit:5" at the fi
 from __future__ import annotations
 
 POINTS = ("after-receive", "after-take", "after-begin", "after-inbox", "after-handle", "after-record", "after-commit", "after-settle")
+#: Beside a message's life: what it published is confirmed by the broker, and still in the outbox.
+RELAY_POINTS = ("after-confirm",)
 
 
 def parse(text: str) -> dict[str, int]:
@@ -14,8 +16,8 @@ def parse(text: str) -> dict[str, int]:
     result = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, _, number = item.partition(":")
-        if name not in POINTS:
-            raise ValueError(f"unknown fault point {name!r}; known: {', '.join(POINTS)}")
+        if name not in (*POINTS, *RELAY_POINTS):
+            raise ValueError(f"unknown fault point {name!r}; known: {', '.join((*POINTS, *RELAY_POINTS))}")
         result[name] = int(number or 1)
     return result
 

@@ -39,7 +39,9 @@ def freeze(value: Any) -> Any:  # noqa: PLR0911 - one line a kind of value
         if all(isinstance(key, str) for key in value):
             return {key: freeze(one) for key, one in value.items()}
         return [[freeze(key), freeze(one)] for key, one in value.items()]
-    if isinstance(value, (list, tuple, deque, AbstractSet)):
+    if isinstance(value, AbstractSet):
+        return sorted((freeze(one) for one in value), key=repr)  # a set has no order that two processes agree on
+    if isinstance(value, (list, tuple, deque)):
         return [freeze(one) for one in value]
     raise TypeError(f"{type(value).__name__} cannot be frozen")
 

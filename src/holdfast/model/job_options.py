@@ -9,12 +9,14 @@ from typing import Any
 
 from holdfast.errors import ConfigurationError
 from holdfast.model import values
+from holdfast.model.broker import SCHEMES, BrokerAddress, QueueAddress, parse_broker, parse_queue
 from holdfast.model.inputs import Inputs
 from holdfast.model.layers import JobTable, place
 from holdfast.model.options import JobOptions
 from holdfast.model.problems import Problems
 from holdfast.model.references import ReadSecret, has_reference
 from holdfast.model.spec import Declaration
+from holdfast.model.targets import Targets
 from holdfast.model.urls import SourceAddress, StoreAddress, parse_source, parse_store
 from holdfast.model.values import Written
 
@@ -31,7 +33,8 @@ class JobConfig:
     cls: str
     declaration: Declaration
     options: JobOptions
-    source: SourceAddress | None  # None for run()
+    source: SourceAddress | None  # what an ingress serves
+    queue: QueueAddress | None  # what its workers consume; neither for run()
     store: StoreAddress | None
     shown: Mapping[str, str]  # every option as it would be written; secrets masked
 
@@ -65,17 +68,20 @@ class JobBeingMade:
 def make_job(job: JobBeingMade, read_secret: ReadSecret) -> JobConfig | None:
     """The job; None when something is wrong with it, which is among the problems then."""
     found = _values(job, read_secret)
-    source = _address(job, found.get("source", ""), "source", parse_source)
+    consumes = found.get("source", "").partition(":")[0].lower() in SCHEMES
+    address = _address(job, found.get("source", ""), "source", parse_queue if consumes else parse_source)
+    source, queue = (None, address) if consumes else (address, None)
     store = _address(job, found.get("store", ""), "store", parse_store)
     _check_source(job, source)
     if len(found) < len(fields(JobOptions)):
         return None
     _check_work(job, found["source"])
     _check_bounds(job, found)
-    _check_dead_letter(job, found["dead_letter"], found["store"])
+    _check_dead_letter(job, found)
+    _check_outbox(job, found)
     _derive(found, job.declaration, source, store)
     options = JobOptions(**found)
-    return JobConfig(job.table.name, job.table.cls, job.declaration, options, source, store, _shown(job, options))
+    return JobConfig(job.table.name, job.table.cls, job.declaration, options, source, queue, store, _shown(job, options))
 
 
 def _values(job: JobBeingMade, read_secret: ReadSecret) -> dict[str, Any]:
@@ -135,13 +141,32 @@ def _check_bounds(job: JobBeingMade, found: Mapping[str, Any]) -> None:
         job.wrong("ordered", "ordered jobs come in a later version", "leave it out")
 
 
-def _check_dead_letter(job: JobBeingMade, wanted: str | None, store: str) -> None:
+def known_brokers(source: str, outbox: str) -> list[BrokerAddress]:
+    """Those that a job's configuration says who we are at."""
+    queues = [parse_queue(source).broker] if source.partition(":")[0].lower() in SCHEMES else []
+    return [*queues, *([parse_broker(outbox)] if outbox else [])]
+
+
+def _check_outbox(job: JobBeingMade, found: Mapping[str, Any]) -> None:
+    if not found["outbox"]:
+        return
+    with job.problems.caught(job.where("outbox")):
+        parse_broker(found["outbox"])
+    if not found["store"]:
+        job.wrong("outbox", "an outbox lies in the store, and there is none", "set a store, or leave outbox out")
+
+
+def _check_dead_letter(job: JobBeingMade, found: Mapping[str, Any]) -> None:
+    wanted, store = found["dead_letter"], found["store"]
     if wanted in (None, "state_dir") or (wanted == "store" and store):
         return
     if wanted == "store":
         job.wrong("dead_letter", 'dead_letter = "store", and there is no store', 'set a store, or dead_letter = "state_dir"')
-    elif str(wanted).startswith(("amqp://", "amqps://")):
-        job.wrong("dead_letter", "dead letters at a broker come in a later version", 'use "store" or "state_dir" until then')
+    elif str(wanted).partition(":")[0].lower() in SCHEMES:
+        if not store:
+            job.wrong("dead_letter", "dead letters go to a broker through the outbox of the store, and there is no store", "set a store")
+        with job.problems.caught(job.where("dead_letter")):
+            Targets(known_brokers(found["source"], found["outbox"])).target(str(wanted))
     else:
         job.wrong("dead_letter", "dead_letter is none of those that there are", 'write "store", "state_dir" or an amqp:// URL')
 

@@ -63,6 +63,7 @@ class JobOptions:
     dead_letter: str | None = option(
         None, "url", "'store', 'state_dir' or an amqp:// URL; default: the store, where there is one.", secret=True
     )
+    outbox: str = option("", "url", "Broker that db.publish sends to: amqp://USER:PASSWORD@HOST/VHOST.", secret=True)
     in_flight: int = option(10_000, "int", "Messages held by the ingress for this job.", least=1)
     in_flight_bytes: int = option(64 << 20, "size", "Bytes held by the ingress for this job.", least=1)
     in_flight_per_client: int = option(

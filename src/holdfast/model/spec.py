@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+from holdfast.model.broker import SCHEMES, parse_queue
 from holdfast.model.options import JobOptions
 
 Work = Literal["handle", "handle_batch", "run"]
@@ -49,6 +50,7 @@ class WorkerSpec:
     settings_path: str = ""  # tells the format by its ending
     settings_text: str | None = None
     epoch: int = 0  # of the ingress that the data channel belongs to
+    blamed: tuple[tuple[int, int, str], ...] = ()  # suspects of a broker's queue, as `model.blame` has them
     most_messages: int = 0  # after so many the worker says that it is due to be replaced; 0: never
 
     def to_json(self) -> dict[str, Any]:
@@ -60,18 +62,22 @@ class WorkerSpec:
     def from_json(cls, data: Mapping[str, Any]) -> WorkerSpec:
         options = dict(data["options"])
         options["backoff"] = tuple(options["backoff"])
-        return cls(**{**data, "options": JobOptions(**options)})
+        blamed = tuple(tuple(one) for one in data.get("blamed", ()))
+        return cls(**{**data, "options": JobOptions(**options), "blamed": blamed})
 
 
-def guarantee(options: JobOptions) -> Guarantee:
-    """Which of the three guarantees holds for this job; nothing claims more.
+def guarantee(options: JobOptions, identity: bool = False) -> Guarantee:
+    """Which of the three guarantees holds for this job; nothing claims more. `identity`: the job has an identity() of its own.
 
-    Brokerless answering sources always have delivery ids, so a store with an inbox gives exactly-once for the life of the
-    ingress, and identity() extends that to clients that send again.
+    A broker delivers again without saying what: only a message that has an identity is known again. Brokerless answering sources
+    always have delivery ids, so a store with an inbox gives exactly-once for the life of the ingress, and identity() extends that
+    to clients that send again.
     """
     scheme = options.source.partition(":")[0]
     if scheme in {"zmq+pull", "zmq+sub", "udp", "fifo"}:
         return "at-most-once"
+    if scheme in SCHEMES and not identity and not parse_queue(options.source).identity:
+        return "at-least-once"
     if options.store and options.inbox and options.source:
         return "exactly-once"
     return "at-least-once"

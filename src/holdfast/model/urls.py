@@ -3,6 +3,7 @@
     zmq+rep://127.0.0.1:5555      zmq+pull://*:5556      zmq+sub://[::1]:5557?topic=fee&topic=rate
     zmq+rep:///run/fee/in.sock    zmq+sub://feed.example.org:6000?connect=true
     sqlite:///fee.db (relative)   sqlite:////var/lib/fee/fee.db      sqlite:// (in memory)
+    amqp://USER:PASSWORD@HOST:PORT/VHOST?queue=fee (see `model.broker`)
     mysql://USER:PASSWORD@HOST:PORT/DATABASE      postgresql://USER:PASSWORD@HOST:PORT/DATABASE
 
 A ZeroMQ source binds, also `zmq+sub`, unless `connect=true` says otherwise.
@@ -18,11 +19,11 @@ from typing import Literal, NoReturn
 from urllib.parse import parse_qsl, unquote
 
 from holdfast.errors import ConfigurationError
+from holdfast.model import broker
 
 Transport = Literal["rep", "pull", "sub"]
 
 _SOURCES: dict[str, Transport] = {"zmq+rep": "rep", "zmq+pull": "pull", "zmq+sub": "sub"}
-_SOURCES_OF_EXTRAS = {"amqp": "rabbitmq", "amqps": "rabbitmq"}
 _SOURCES_LATER = ("tcp", "udp", "unix", "fifo", "timer")
 #: How a store is written, which database it is, and the extra that brings its driver.
 _SERVERS = {
@@ -139,18 +140,9 @@ def _split(url: str, form: str) -> tuple[str, str]:
 
 
 def _refuse_source(scheme: str) -> NoReturn:
-    if scheme in _SOURCES_OF_EXTRAS:
-        _refuse_extra(f"{scheme}:// sources", _SOURCES_OF_EXTRAS[scheme], "use zmq+rep:// until then")
     if scheme in _SOURCES_LATER:
         raise ConfigurationError(f"{scheme}:// sources come in a later version", remedy=f"use one of {_list(_SOURCES)} until then")
-    _refuse_unknown("source", scheme, [*_SOURCES, *_SOURCES_OF_EXTRAS, *_SOURCES_LATER], list(_SOURCES))
-
-
-def _refuse_extra(what: str, extra: str, until: str) -> NoReturn:
-    raise ConfigurationError(
-        f"{what} need the extra '{extra}', which comes in a later version",
-        remedy=f"pip install 'holdfast[{extra}]' once it is there; {until}",
-    )
+    _refuse_unknown("source", scheme, [*_SOURCES, *broker.SCHEMES, *_SOURCES_LATER], [*_SOURCES, *broker.SCHEMES])
 
 
 def _refuse_unknown(what: str, scheme: str, every: Sequence[str], usable: Sequence[str]) -> NoReturn:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from holdfast.model.blame import Suspect
 from holdfast.model.delivery import Delivery
 
 
@@ -21,7 +22,7 @@ class Settlement:
 class Source(Protocol):
     """One source in one worker process.
 
-    `receive` and `flush` are called by the I/O loop's thread only; `settle`, `retry` and `give_back` by any thread.
+    `receive`, `flush`, `due` and `finish` are called by the I/O loop's thread only; `settle`, `retry` and `give_back` by any thread.
     """
 
     epoch: int
@@ -38,14 +39,39 @@ class Source(Protocol):
         """Write what could not be written at once."""
         ...
 
-    def grant(self, messages: int) -> None:
-        """Allow so many more messages to be sent to us."""
+    def due(self) -> float | None:
+        """When `receive` wants to be called though nothing is readable, in monotonic seconds."""
         ...
 
     def settle(self, settlements: Sequence[Settlement]) -> None: ...
     def retry(self, seq: int, delay: float, reason: str) -> None: ...
     def give_back(self, seqs: Sequence[int]) -> None: ...
+    def finish(self, until: float) -> None:
+        """Let every outcome out, or wait until this monotonic time; nothing is received any more."""
+        ...
+
     def close(self) -> None: ...
 
 
-OpenSource = Callable[[], Source]
+class GrantingSource(Source, Protocol):
+    """One that sends no more than it was granted."""
+
+    def grant(self, messages: int) -> None:
+        """Allow so many more messages to be sent to us."""
+        ...
+
+
+class OpenSource(Source, Protocol):
+    """One that bounds by itself what it holds."""
+
+    def open(self) -> None:
+        """Take messages, or take them again."""
+        ...
+
+    def shut(self) -> None:
+        """Take no more; some may still be on their way."""
+        ...
+
+    def blame(self, suspects: Sequence[Suspect]) -> None:
+        """These may kill a worker. Who has an ingress before it is not asked: suspects go to quarantine there."""
+        ...

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,6 +59,9 @@ class IngressSource:
             if self._unsent:
                 del self._unsent[: self._send_now(self._unsent)]
 
+    def due(self) -> float | None:
+        return None
+
     def grant(self, messages: int) -> None:
         self._send("credit", messages)
 
@@ -68,6 +73,13 @@ class IngressSource:
 
     def give_back(self, seqs: Sequence[int]) -> None:
         self._send("back", seqs)
+
+    def finish(self, until: float) -> None:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLOUT)
+        while self._unsent and (left := until - time.monotonic()) > 0:
+            poll.poll(left * 1000)
+            self.flush()
 
     def close(self) -> None:
         with self._lock:

@@ -78,6 +78,12 @@ class MemorySource:
     def flush(self) -> None:
         """Nothing is ever left to write."""
 
+    def due(self) -> float | None:
+        return None
+
+    def finish(self, until: float) -> None:
+        """Outcomes are out as soon as they are told."""
+
     def grant(self, messages: int) -> None:
         with self._changed:
             self._credit += messages

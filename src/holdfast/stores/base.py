@@ -7,10 +7,13 @@ that they are part of the same transaction as the effects.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from holdfast.stores.outbox import Outbox
 
 _UNENDED = "another try was begun and never ended (its worker died); before that: "
 
@@ -131,6 +134,10 @@ class Transaction(Protocol):
         """Store a dead letter as part of this transaction."""
         ...
 
+    def send_letter(self, letter: DeadLetter, url: str) -> None:
+        """Publish a dead letter as part of this transaction."""
+        ...
+
     def unbury(self, letter: DeadLetter) -> bool:
         """Take a letter out, in its attempt, as part of this transaction; False when it is not there any more, or somebody else's."""
         ...
@@ -165,14 +172,33 @@ class Connection(Protocol):
     def close(self) -> None: ...
 
 
+class Hold(Protocol):
+    """A name that one process alone has, among all that use the store. It ends with the process, or its session at the server."""
+
+    def held(self) -> bool:
+        """Whether it is still ours; also keeps its session from being taken for idle."""
+        ...
+
+    def release(self) -> None: ...
+
+
 class Store(Protocol):
     """One database, as seen by one worker process."""
 
     scheme: str
+    outbox: Outbox
     one_writer: bool  # an idle thread takes all that waits, instead of its share
 
     def connect(self) -> Connection: ...
     def letters(self) -> Letters: ...
+    def work(self, what: Callable[[Any], Any]) -> Any:
+        """Run something on a SQLAlchemy connection, in a transaction of its own; what it gives."""
+        ...
+
+    def hold(self, name: str) -> Hold | None:
+        """Take a name; None when another process has it just now."""
+        ...
+
     def install(self, schema: str, prepare: Any) -> None:
         """Make our tables, then the job's own: once per generation, before any worker. Raises AppError naming the SQL that failed."""
         ...

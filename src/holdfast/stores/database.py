@@ -12,6 +12,7 @@ from sqlalchemy.engine import CursorResult
 from sqlalchemy.sql import Executable
 
 from holdfast.errors import HoldfastError
+from holdfast.stores.outbox import Outbox
 from holdfast.stores.statements import Statement, parse
 from holdfast.telemetry import events
 
@@ -36,8 +37,10 @@ class HandlersConnection:
 class Database:
     """Executes statements inside the transaction that is open now."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, outbox: Outbox | None = None) -> None:
         self._connection = connection
+        self._outbox = outbox or Outbox("")
+        self.published = False  # whether something waits in the outbox for this transaction's commit
         self._dialect = "mysql" if connection.dialect.name == "mariadb" else connection.dialect.name
         self.touched = False
         self.broken = ""  # what a handler did to the transaction
@@ -118,9 +121,25 @@ class Database:
             return "the handler left a savepoint open"
         return ""
 
-    def publish(self, url: str, body: bytes, *, key: str = "", headers: Mapping[str, Any] | None = None) -> None:
-        """Send a message with this transaction's commit: comes with the RabbitMQ part."""
-        raise HoldfastError(f"cannot publish to {url}: this version has no outbox yet", remedy="write to a table of your own instead")
+    def publish(
+        self,
+        url: str,
+        body: bytes | str,
+        *,
+        key: str = "",
+        headers: Mapping[str, Any] | None = None,
+        message_id: str | None = None,
+    ) -> None:
+        """Send a message to a broker when, and only when, this transaction commits.
+
+        `url` is amqp://HOST:PORT/VHOST?exchange=NAME, with `key` as the routing key, or …?queue=NAME; user and password come from the
+        job's `outbox` or `source`. The message is durable, and stays in the outbox until the broker has confirmed it. It may come twice,
+        with the same message_id (one of its own by default). Messages with the same key come in the order of their commits.
+        HoldfastError at once for what could never be sent.
+        """
+        self.touched = True
+        self._outbox.put(self._connection, url, body, key, headers, message_id)
+        self.published = True
 
     @property
     def connection(self) -> HandlersConnection:

@@ -42,6 +42,10 @@ TABLES = (
        size BIGINT NOT NULL) ENGINE=InnoDB""",
     f"""CREATE TABLE IF NOT EXISTS holdfast_dead_body (letter VARCHAR(64) {_TEXT} NOT NULL, part INT NOT NULL, data LONGBLOB NOT NULL,
        PRIMARY KEY (letter, part)) ENGINE=InnoDB""",
+    f"""CREATE TABLE IF NOT EXISTS holdfast_outbox (id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY, scope VARCHAR(120) {_TEXT} NOT NULL,
+       target VARCHAR(1000) {_TEXT} NOT NULL, routing_key VARCHAR(255) {_TEXT} NOT NULL, message_id VARCHAR(255) {_TEXT} NOT NULL,
+       headers LONGTEXT {_TEXT} NOT NULL, body LONGBLOB NOT NULL, created_at DOUBLE NOT NULL, KEY holdfast_outbox_scope (scope, id))
+       ENGINE=InnoDB""",
 )
 
 

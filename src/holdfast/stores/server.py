@@ -26,6 +26,7 @@ from holdfast.stores.base import Fault
 from holdfast.stores.guard import refusal
 from holdfast.stores.inbox import Cleaning, Inbox, Old
 from holdfast.stores.letters import PART, StoredLetters
+from holdfast.stores.outbox import Outbox
 from holdfast.stores.statements import own, split
 from holdfast.stores.transaction import CoreTransaction
 from holdfast.telemetry import events
@@ -58,6 +59,7 @@ class ServerStore:
 
     def __init__(self, url: sqlalchemy.URL, job: str, timeout: float, **arguments: Any) -> None:
         self.job = job
+        self.outbox = Outbox(job)
         self.timeout = timeout
         self.engine = sqlalchemy.create_engine(url, poolclass=NullPool, **arguments)
         self._at_once = threading.BoundedSemaphore(_AT_ONCE)
@@ -188,6 +190,12 @@ class ServerStore:
         """One host at a time; the lock of MariaDB goes with its session, which `once` closes."""
         return self._cleaning.forget(core, old) if self.lock_for(core, f"clean {self.job}") else 0
 
+    def work(self, what: Any) -> Any:
+        return self.once(what)
+
+    def hold(self, name: str) -> SessionHold | None:
+        return SessionHold.take(self, name)
+
     def close(self) -> None:
         self.engine.dispose()
 
@@ -299,7 +307,7 @@ class ServerTransaction(CoreTransaction):
     """One batch; see `holdfast.stores.base.Transaction`."""
 
     def __init__(self, connection: ServerConnection, core: sqlalchemy.Connection, box: Inbox) -> None:
-        super().__init__(core, box)
+        super().__init__(core, box, connection.store.outbox)
         self._connection = connection
         self._store = connection.store
         self._weather: Fault | None = None
@@ -336,6 +344,7 @@ class ServerTransaction(CoreTransaction):
             self._connection.ended(orphan=fault is Fault.LOST or not isinstance(error, Exception), failed=True)
             raise
         self._connection.ended(orphan=False, failed=False)
+        self.wake_outbox()
 
     def rollback(self) -> None:
         """Roll back; harmless when it is over already."""
@@ -349,6 +358,36 @@ class ServerTransaction(CoreTransaction):
         except Exception:
             orphan = True
         self._connection.ended(orphan=orphan, failed=self._weather is not None)
+
+
+class SessionHold:
+    """See `holdfast.stores.base.Hold`: a session of its own, with a transaction open."""
+
+    def __init__(self, core: sqlalchemy.Connection) -> None:
+        self._core = core
+
+    @classmethod
+    def take(cls, store: ServerStore, name: str) -> SessionHold | None:
+        core = store.open()
+        try:
+            if store.lock_for(core, name):
+                return cls(core)
+        except BaseException:
+            core.close()
+            raise
+        core.close()
+        return None
+
+    def held(self) -> bool:
+        try:
+            self._core.exec_driver_sql("SELECT 1")
+        except Exception:
+            return False
+        return True
+
+    def release(self) -> None:
+        with contextlib.suppress(Exception):
+            self._core.close()
 
 
 @contextmanager

@@ -15,8 +15,10 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 from holdfast.errors import AppError, ConfigurationError, UnavailableError
 from holdfast.stores.base import Fault
+from holdfast.stores.hold import FileHold
 from holdfast.stores.inbox import Cleaning, Inbox
 from holdfast.stores.letters import StoredLetters
+from holdfast.stores.outbox import Outbox
 from holdfast.stores.statements import split
 from holdfast.stores.transaction import CoreTransaction
 from holdfast.stores.turn import Turn
@@ -37,6 +39,8 @@ TABLES = (
        died_at REAL NOT NULL, size INTEGER NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS holdfast_dead_body (letter TEXT NOT NULL, part INTEGER NOT NULL, data BLOB NOT NULL,
        PRIMARY KEY (letter, part))""",
+    """CREATE TABLE IF NOT EXISTS holdfast_outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, scope TEXT NOT NULL, target TEXT NOT NULL,
+       routing_key TEXT NOT NULL, message_id TEXT NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL, created_at REAL NOT NULL)""",
 )
 
 
@@ -48,6 +52,7 @@ class SqliteStore:
 
     def __init__(self, url: str, job: str, threads: int, timeout: float) -> None:
         self._job = job
+        self.outbox = Outbox(job)
         self._threads = threads
         self._sweeping = threading.Lock()
         self._cleaning = Cleaning(job)
@@ -73,7 +78,7 @@ class SqliteStore:
 
     def connect(self) -> SqliteConnection:
         """Open one thread's connection; the database's own error when it cannot be had."""
-        return SqliteConnection(self.engine.connect(), self._turn, self._job)
+        return SqliteConnection(self.engine.connect(), self._turn, self._job, self.outbox)
 
     def letters(self) -> StoredLetters:
         return StoredLetters(self._read, self._once)
@@ -127,6 +132,12 @@ class SqliteStore:
             old = self._read(lambda core: self._cleaning.look(core, older_than, most))
             return self._once(lambda core: self._cleaning.forget(core, old)) if old.inbox or old.batch else 0
 
+    def work(self, what: Any) -> Any:
+        return self._once(what)
+
+    def hold(self, name: str) -> FileHold | None:
+        return FileHold.take(f"{self._path}-holdfast.{name}" if self._path else "")
+
     def close(self) -> None:
         self.engine.dispose()
         self._turn.close()
@@ -157,8 +168,9 @@ class SqliteStore:
 class SqliteConnection:
     """One thread's connection; see `holdfast.stores.base.Connection`."""
 
-    def __init__(self, core: sqlalchemy.Connection, turn: Turn, job: str) -> None:
+    def __init__(self, core: sqlalchemy.Connection, turn: Turn, job: str, outbox: Outbox) -> None:
         self.core = core
+        self.outbox = outbox
         self._turn = turn
         self._inbox = Inbox(core, job)
         self._open: SqliteTransaction | None = None
@@ -207,7 +219,7 @@ class SqliteTransaction(CoreTransaction):
     """One batch; see `holdfast.stores.base.Transaction`."""
 
     def __init__(self, connection: SqliteConnection, turn: Turn, box: Inbox) -> None:
-        super().__init__(connection.core, box)
+        super().__init__(connection.core, box, connection.outbox)
         self._connection = connection
         self._turn = turn
 
@@ -223,6 +235,7 @@ class SqliteTransaction(CoreTransaction):
 
     def commit(self) -> None:
         self._end(self._transaction.commit)
+        self.wake_outbox()
 
     def rollback(self) -> None:
         """Roll back; harmless when it is over already."""

@@ -11,17 +11,21 @@ from holdfast.stores import letters
 from holdfast.stores.base import Claim, DeadLetter, Decision
 from holdfast.stores.database import Database
 from holdfast.stores.inbox import Inbox
+from holdfast.stores.outbox import Outbox
+
+_LONGEST_HEADER = 8000
 
 
 class CoreTransaction:
     """See `holdfast.stores.base.Transaction`; `proof`, `commit` and `rollback` are each database's own."""
 
-    def __init__(self, core: sqlalchemy.Connection, box: Inbox) -> None:
+    def __init__(self, core: sqlalchemy.Connection, box: Inbox, outbox: Outbox) -> None:
         self._core = core
         self._inbox = box
         self._transaction = core.begin()
         box.begin()
-        self.db = Database(core)
+        self._outbox = outbox
+        self.db = Database(core, outbox)
         self.ending = False
         self.handling = False  # whether what is executed comes from a handler
 
@@ -52,9 +56,27 @@ class CoreTransaction:
         self.handling = False
         return letters.unbury(self._core, letter)
 
+    def send_letter(self, letter: DeadLetter, url: str) -> None:
+        self.handling = False
+        headers = {**{key: str(value) for key, value in letter.headers.items()}, **_about(letter)}
+        key = "" if self._outbox.targets.target(url).queue else letter.job
+        self._outbox.put(self._core, url, letter.body, key, headers, None)
+        self.db.published = True
+
+    def wake_outbox(self) -> None:
+        """After the commit: what was published can leave."""
+        if self.db.published:
+            self._outbox.wake()
+
     def begin_message(self) -> None:
         self.db.begin_message()
         self.handling = True
 
     def touched(self) -> bool:
         return self.db.touched
+
+
+def _about(letter: DeadLetter) -> dict[str, str]:
+    """What a dead letter's headers say of its end."""
+    facts = {"job": letter.job, "reason": letter.reason, "trace": letter.trace, "source": letter.source, "attempts": letter.attempts}
+    return {f"x-holdfast-{name}": str(value)[:_LONGEST_HEADER] for name, value in {**facts, "message-id": letter.message_id}.items()}

@@ -7,9 +7,11 @@ import json
 import os
 import random
 import socket
+from collections.abc import Sequence
 
 from holdfast.linux.channel import to_memfd
 from holdfast.model import board, recycling
+from holdfast.model.blame import Blame
 from holdfast.model.options import JobOptions
 from holdfast.model.slots import BESIDE, is_beside
 from holdfast.model.spec import Role, WorkerSpec
@@ -18,6 +20,9 @@ from holdfast.supervisor.entries import Entries
 from holdfast.supervisor.family import Child, Family
 from holdfast.supervisor.generation import Generation
 
+_LONGEST_REASON = 200
+_SUSPECTS_A_PACKET = 100
+
 
 class Births:
     """Asks zygotes for children. Every descriptor that is handed over is closed here, but the board's."""
@@ -25,6 +30,15 @@ class Births:
     def __init__(self, family: Family, entries: Entries) -> None:
         self._family = family
         self._entries = entries
+        self._blame: dict[str, Blame] = {}
+
+    def accuse(self, job: str, begun: Sequence[int], reason: str) -> None:
+        """A worker that consumes a broker's queue died with these begun: let every other one know, and those to come."""
+        suspects = self._blame.setdefault(job, Blame()).died(begun, reason[:_LONGEST_REASON])
+        for start in range(0, len(suspects), _SUSPECTS_A_PACKET):
+            for child in self._family.of("worker"):
+                if child.job == job:
+                    child.channel.send({"do": "blamed", "suspects": suspects[start : start + _SUSPECTS_A_PACKET]})
 
     def worker(
         self, generation: Generation, zygote: Child, child_id: str, job: str, role: Role, log: int, now: float, slot: int = 0
@@ -99,6 +113,7 @@ class Births:
             settings_path=generation.options.settings,
             settings_text=generation.settings_text,
             epoch=self._entries.epoch_of(former=former),
+            blamed=tuple(self._blame[job].all()) if job in self._blame else (),
             most_messages=most_messages,
         )
         return to_memfd("spec", json.dumps(spec.to_json()).encode())

@@ -6,6 +6,7 @@ import fcntl
 import mmap
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 from holdfast.model import board
 
@@ -44,6 +45,7 @@ class Totals:
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(board.COUNTERS, 0))
     latency: list[int] = field(default_factory=lambda: [0] * board.BUCKETS)
     restarts: dict[int, int] = field(default_factory=dict)  # by slot
+    outbox: dict[str, Any] = field(default_factory=dict)  # what waits to be published, as the job's relay has told last; empty: nothing
 
     def add(self, reading: board.Reading) -> None:
         """Take over what a board says."""
@@ -53,4 +55,4 @@ class Totals:
 
     def copy(self) -> Totals:
         """The same, to be added to."""
-        return Totals(dict(self.counters), list(self.latency), self.restarts)
+        return Totals(dict(self.counters), list(self.latency), self.restarts, self.outbox)

@@ -154,6 +154,10 @@ class Hearing:
         child.facts["paused_since"] = packet.get("since")
         events.log("job.paused", str(packet["reason"]), level="warning", job=child.job, worker=child.id)
 
+    def _on_outbox(self, child: Child, packet: Packet, _text: str) -> None:
+        facts = {"messages": int(packet["messages"]), "oldest": packet.get("oldest"), "trouble": str(packet.get("trouble", ""))}
+        self._supervisor.totals[child.job].outbox = facts if facts["messages"] else {}
+
     def _on_resumed(self, child: Child, _packet: Packet, _text: str) -> None:
         child.facts.pop("paused", None)
         events.log("job.resumed", job=child.job, worker=child.id)
@@ -194,6 +198,8 @@ class Hearing:
         if child.attached:
             suspects = [] if how.status == 0 and not how.signal else [seq for begun in reading.begun for seq in begun.seqs]
             supervisor.tell_ingress({"do": "dead", "worker": child.id, "suspects": suspects, "reason": text})
+        elif reading.begun and (how.status or how.signal):
+            supervisor.births.accuse(child.job, [seq for begun in reading.begun for seq in begun.seqs], text)
         worker = supervisor.fleet.workers.get(child.id)
         if worker is not None and worker.life is not Life.DRAINING and not worker.quarantine:
             restarts = supervisor.totals[child.job].restarts
@@ -201,7 +207,8 @@ class Hearing:
         if supervisor.state == "starting":
             supervisor.fail(AppError(f"a worker ended before it was ready: {text}", where=f"job {child.job}", remedy="see the log"))
         worked = bool(reading.counters["handled"])
-        supervisor.decide(model.Exited(child.id, text, killed=how.signal == signal.SIGKILL, worked=worked))
+        away = "failed" in child.facts and how.status == UnavailableError.exit_status and not how.signal
+        supervisor.decide(model.Exited(child.id, text, killed=how.signal == signal.SIGKILL, worked=worked, unavailable=away))
 
     def _prepare_ended(self, child: Child, how: Exit, _now: float) -> None:
         if child.facts.get("prepared"):

@@ -108,7 +108,8 @@ def use_drivers(supervisor: Supervisor, generation: Generation) -> None:
     zygote = supervisor.family.zygote(generation.number)
     if zygote is not None:
         options = [job.options for job in generation.jobs.values()]
-        sources = {one.source.partition(":")[0] for one in options if one.source}
+        urls = [url for one in options for url in (one.source, one.outbox, one.dead_letter or "")]
+        sources = {url.partition("://")[0].lower() for url in urls if "://" in url}
         stores = {parse_store(one.store).scheme for one in options if one.store}
         zygote.channel.send({"do": "use", "schemes": sorted(sources | stores)})
 

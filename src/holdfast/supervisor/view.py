@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,18 +48,27 @@ def _job(job: JobConfig, fleet: Fleet, members: Mapping[str, Child], entries: En
         "name": job.name,
         "state": state,
         **({"reason": reason} if reason else {}),
-        **({"since": _paused_since(mine, members)} if state == "paused" else {}),
+        **({"since": _paused_since(fleet.jobs.get(job.name), mine, members, now)} if state == "paused" else {}),
         "source": job.shown.get("source", "").strip('"'),
         "listening": entries.endpoint(job.name) if job.name in with_doors else "",
         "store": job.shown.get("store", "").strip('"'),
-        "guarantee": guarantee(job.options),
+        "guarantee": guarantee(job.options, job.declaration.identity),
         **{name: total.counters[name] for name in names},
         "in_flight": held,
         "rate_1m": round(minute / 60, 2),
         "latency_ms": {"p50": board.percentile_ms(total.latency, 0.5), "p99": board.percentile_ms(total.latency, 0.99)},
+        **({"outbox": _outbox(totals.outbox)} if job.options.outbox or job.queue is not None else {}),
         "ingress": entries.tally(job.name) if job.name in with_doors else {},
         "workers": [_worker(worker, members.get(worker.id), readings[worker.id], totals, job, now) for worker in mine],
     }
+
+
+def _outbox(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Depth, and the age of the oldest in seconds."""
+    oldest = told.get("oldest")
+    age = max(0.0, round(time.time() - float(oldest), 1)) if oldest is not None else 0.0
+    trouble = {"trouble": told["trouble"]} if told.get("trouble") else {}
+    return {"messages": told.get("messages", 0), "age_s": age, **trouble}
 
 
 def _worker(worker: Worker, child: Child | None, one: board.Reading, totals: Totals, job: JobConfig, now: float) -> dict[str, Any]:
@@ -84,9 +94,10 @@ def _state(fleet: Fleet, job: JobFleet | None, mine: list[Worker], members: Mapp
     if job is not None and job.crashes.health is not Health.WELL:
         trying = job.crashes.health is Health.TRYING
         return "failed", "its workers died again and again; " + ("one is tried" if trying else "it waits before the next try")
-    paused = [members[w.id].facts["paused"] for w in mine if w.id in members and "paused" in members[w.id].facts]
-    if paused:
-        return "paused", str(paused[0])
+    lacking = [slot.lacks for slot in job.ordinary().values() if slot.lacks] if job is not None else []
+    paused = [str(members[w.id].facts["paused"]) for w in mine if w.id in members and "paused" in members[w.id].facts]
+    if paused or lacking:
+        return "paused", [*paused, *lacking][0]
     if job is None:
         return "starting", ""
     slots = list(job.ordinary().values())
@@ -96,8 +107,11 @@ def _state(fleet: Fleet, job: JobFleet | None, mine: list[Worker], members: Mapp
     return ("degraded" if active else "starting"), f"{len(active)} of {len(slots)} workers are active"
 
 
-def _paused_since(mine: list[Worker], members: Mapping[str, Child]) -> float | None:
+def _paused_since(job: JobFleet | None, mine: list[Worker], members: Mapping[str, Child], now: float) -> float | None:
     """Seconds since the epoch."""
+    lacking = [slot.lacks_since for slot in job.ordinary().values() if slot.lacks] if job is not None else []
+    if lacking:
+        return time.time() - (now - min(lacking))
     return next((members[w.id].facts.get("paused_since") for w in mine if w.id in members and "paused" in members[w.id].facts), None)
 
 

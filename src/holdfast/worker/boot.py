@@ -11,14 +11,20 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from holdfast.errors import AppError, UnavailableError
 from holdfast.linux.channel import Channel
 from holdfast.model import board as boards
+from holdfast.model import broker
+from holdfast.model.blame import Suspect
 from holdfast.model.board import BoardWriter, ThreadBoard
 from holdfast.model.job import Job
+from holdfast.model.job_options import known_brokers
+from holdfast.model.options import JobOptions
 from holdfast.model.spec import Work, WorkerSpec
+from holdfast.model.targets import Targets
+from holdfast.sources.base import OpenSource
 from holdfast.sources.ingress import IngressSource
 from holdfast.stores.base import Connection, Store
 from holdfast.telemetry import events
@@ -36,9 +42,13 @@ from holdfast.worker.threads import ContextFactory, Crew, Surroundings, raise_un
 from holdfast.worker.trace import reason_of, trace_of
 from holdfast.worker.wakeup import WakeUp
 
+if TYPE_CHECKING:
+    from holdfast.worker.relay import Relay
+
 # The interpreter lets a busy thread keep the lock for 5 ms while another waits. Measured with one busy handler thread beside the
 # I/O loop, 64 messages in flight: p99 4.3 ms at 5 ms, 2.5 at 1, 1.4 at 0.5. With 8 busy threads the default gave the best throughput.
 _SWITCH_SECONDS = 0.0005
+_CONNECT_SECONDS = 25.0  # of a broker that is away: less than `start` waits
 
 
 @dataclass(slots=True)
@@ -60,7 +70,9 @@ class Boot:
     letters: Any = None
     view: memoryview = field(default_factory=lambda: memoryview(b""))
     board: BoardWriter | None = None
-    source: Credited | None = None
+    source: OpenSource | None = None
+    intake: Intake | None = None
+    relay: Relay | None = None
     loop: Loop | None = None
 
 
@@ -114,6 +126,13 @@ def _open_store(boot: Boot) -> None:
     from holdfast.stores import open_store
 
     boot.store = open_store(options.store, boot.spec.job, threads=options.threads or 1, timeout=options.timeout)
+    brokers = known_brokers(options.source, options.outbox)
+    if brokers and boot.spec.role != "prepare":
+        from holdfast.worker.relay import Relay
+
+        boot.store.outbox.targets = Targets(brokers)
+        boot.relay = Relay(boot.store, boot.spec.job, boot.wake, boot.fault)
+        boot.store.outbox.wake = boot.relay.wake
 
 
 def _install(boot: Boot) -> None:
@@ -147,6 +166,12 @@ def _open_source(boot: Boot) -> None:
     spec, options = boot.spec, boot.spec.options
     if boot.work == "run":
         return
+    boot.intake = intake = Intake(
+        options.batch, threads=options.threads or 1, linger=options.linger, one_writer=boot.store is not None and boot.store.one_writer
+    )
+    if options.source.partition(":")[0] in broker.SCHEMES:
+        boot.source = _consumer(spec, options, intake)
+        return
     if boot.data_fd is None:
         raise AppError(
             f"{spec.job} has no source to take messages from", remedy='set source = "zmq+rep://…" in the class or its [jobs] table'
@@ -157,13 +182,28 @@ def _open_source(boot: Boot) -> None:
     boot.source = Credited(source, most, options.batch)
 
 
+def _consumer(spec: WorkerSpec, options: JobOptions, intake: Intake) -> OpenSource:
+    """A worker's own consumer of a broker's queue."""
+    try:
+        from holdfast.sources.amqp import AmqpSource, Bounds
+    except ImportError as error:
+        raise AppError(f"amqp:// sources need pika: {error}", remedy="pip install 'holdfast[rabbitmq]'") from None
+
+    address = broker.parse_queue(options.source)
+    bounds = Bounds(options.batch, options.threads or 1, options.in_flight_bytes, options.max_message, options.crash_limit)
+    epoch = int.from_bytes(os.urandom(8), "big") >> 2 | 1
+    source = AmqpSource(address, epoch, f"holdfast {spec.id} pid {os.getpid()}", bounds, intake.empty, intake.put_alone)
+    source.blame([Suspect(*one) for one in spec.blamed])
+    source.connect(time.monotonic() + _CONNECT_SECONDS)
+    return source
+
+
 def _start_threads(boot: Boot) -> None:
     from holdfast.worker.engine import Engine
 
     assert boot.board is not None
     options = boot.spec.options
-    one_writer = boot.store is not None and boot.store.one_writer
-    intake = Intake(options.batch, linger=options.linger, one_writer=one_writer)
+    intake = boot.intake or Intake(options.batch)
     pausing = Pausing(intake, boot.wake)
     in_place = SettingsInPlace(boot.cls.settings, options.threads or 1, boot.wake, intake.stir)
     shared = Surroundings(
@@ -183,7 +223,8 @@ def _start_threads(boot: Boot) -> None:
     )
     crew = Crew(shared, boot.wake)
     talk = SettingsTalk(boot.channel, boot.spec.settings_path, in_place)
-    boot.loop = Loop(LoopParts(boot.spec, boot.channel, boot.source, shared, crew, pausing, talk, boot.wake, boot.board, boot.view))
+    parts = (boot.spec, boot.channel, boot.source, shared, crew, pausing, talk, boot.wake, boot.board, boot.view)
+    boot.loop = Loop(LoopParts(*parts, relay=boot.relay))
     if crew.size == 1:
         sys.setswitchinterval(_SWITCH_SECONDS)
     crew.start()

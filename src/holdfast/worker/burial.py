@@ -20,6 +20,7 @@ from holdfast.worker.item import Item
 from holdfast.worker.weather import Undone, Weather, roll_back
 
 FALSE = b"FALSE"
+MESSAGE_ID = "message-id"  # the header of a letter that holds what its sender called the message
 _UNKNOWN = Failure("unknown")
 
 
@@ -34,15 +35,19 @@ class Buried:
 
 
 class Burial:
-    """Gives messages up, for one handler thread. `weather` is None without a store, `letters` where they lie in the store."""
+    """Gives messages up, for one handler thread. `weather` is None without a store, `letters` where they lie in the store.
 
-    def __init__(self, job: str, source: str, epoch: int, weather: Weather | None, letters: Any, inbox: bool) -> None:
+    With `send_to`, the URL of a place at a broker, they leave through the outbox instead.
+    """
+
+    def __init__(self, job: str, source: str, epoch: int, weather: Weather | None, letters: Any, inbox: bool, send_to: str = "") -> None:
         self._job = job
         self._source = source
         self._epoch = epoch
         self._weather = weather
         self._letters = letters
         self._inbox = inbox
+        self._send_to = send_to
 
     def run(self, items: Sequence[Item]) -> Buried:
         """Bury these. Raises Undone when no letter is stored, or nobody knows whether they are."""
@@ -68,7 +73,9 @@ class Burial:
         buried = self._ask_inbox(transaction, items)
         for item in buried.dead:
             letter = self.letter(item)
-            if self._letters is None:
+            if self._send_to:
+                transaction.send_letter(letter, self._send_to)
+            elif self._letters is None:
                 transaction.bury(letter)
             else:
                 self._write_file(letter)
@@ -125,7 +132,7 @@ class Burial:
             trace=failure.trace,
             identity=item.claim.identity if item.claim is not None else None,
             message_id=delivery_id(self._epoch, delivery.seq),
-            headers=delivery.headers or {},
+            headers={**(delivery.headers or {}), **({MESSAGE_ID: delivery.identity} if delivery.identity else {})},
             source=self._source,
             attempts=delivery.attempt,
             died_at=time.time(),

@@ -46,7 +46,7 @@ class Calls:
         """Handle one message; its answer. Raises what the handler raises, and TypeError or ValueError for what is no answer."""
         message = item.message or self._make(item.delivery)
         board = self._board
-        board.begin(item.delivery.seq, now_ns, now_ns + self._timeout_ns)
+        board.begin(item.delivery.mark or item.delivery.seq, now_ns, now_ns + self._timeout_ns)
         try:
             answer = self._work(message, db) if self._takes_db else self._work(message)
         finally:
@@ -60,7 +60,7 @@ class Calls:
         """
         messages = [item.message or self._make(item.delivery) for item in items]
         now = self._monotonic_ns()
-        self._board.begin_many([item.delivery.seq for item in items], now, now + self._timeout_ns)
+        self._board.begin_many([item.delivery.mark or item.delivery.seq for item in items], now, now + self._timeout_ns)
         try:
             answers = self._work(messages, db) if self._takes_db else self._work(messages)
         finally:
@@ -89,11 +89,11 @@ class Calls:
 
     def identify(self, item: Item, epoch: int) -> None:
         """Make the item's claim. What identity() raises is the item's failure, which is claimed by its delivery id."""
-        item.claim_by_delivery(epoch)
+        self.claim(item, epoch)
         if self._identity is None:
             return
         now = self._monotonic_ns()
-        self._board.begin(item.delivery.seq, now, now + self._timeout_ns)
+        self._board.begin(item.delivery.mark or item.delivery.seq, now, now + self._timeout_ns)
         try:
             item.message = self._make(item.delivery)
             identity = as_identity(self._identity(item.message))
@@ -103,6 +103,13 @@ class Calls:
             item.failure = failure_of(error)
         finally:
             self._board.end()
+
+    def claim(self, item: Item, epoch: int) -> None:
+        """Make the item's claim without asking the application."""
+        if self._identity is None and item.delivery.identity:
+            item.claim_by_identity(epoch, item.delivery.identity.encode())
+        else:
+            item.claim_by_delivery(epoch)
 
     def identity_of(self, message: Message) -> bytes | None:
         """What identity() says of the message of a dead letter; raises what it raises, and TypeError for what is no identity."""

@@ -5,21 +5,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from holdfast.model.blame import Suspect
 from holdfast.model.credit import Credit
 from holdfast.model.delivery import Delivery
-from holdfast.sources.base import Settlement, Source
+from holdfast.sources.base import GrantingSource, Settlement
 
 
 class Credited:
-    """A `Source` around another. New credit goes out from the thread that settled, behind its settlement."""
+    """An `OpenSource` around another. New credit goes out from the thread that settled, behind its settlement."""
 
-    def __init__(self, source: Source, most: int, batch: int) -> None:
+    def __init__(self, source: GrantingSource, most: int, batch: int) -> None:
         self.epoch = source.epoch
         self.name = source.name
         self.answers = source.answers
         self.fileno = source.fileno
         self.wants_write = source.wants_write
         self.flush = source.flush
+        self.due = source.due
+        self.finish = source.finish
         self.close = source.close
         self._source = source
         self._credit = Credit(most, batch)
@@ -41,15 +44,15 @@ class Credited:
         with self._lock:
             self._credit.open = False
 
+    def blame(self, suspects: Sequence[Suspect]) -> None:
+        """The ingress knows them."""
+
     def receive(self) -> Sequence[Delivery]:
         deliveries = self._source.receive()
         if deliveries:
             with self._lock:
                 self._credit.received(len(deliveries))
         return deliveries
-
-    def grant(self, messages: int) -> None:
-        self._source.grant(messages)
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         if settlements:

@@ -60,7 +60,8 @@ class Engine:
             self._weather = Weather(context.store, context.connection, context, self._draw)
             self._batch = Batch(self._calls, self._weather, context, options.batch_age, self._inbox)
         files = None if self._weather is not None and options.dead_letter in (None, "store") else context.letters
-        self._burial = Burial(spec.job, name, epoch, self._weather, files, self._inbox)
+        send_to = options.dead_letter if options.dead_letter and "://" in options.dead_letter else ""
+        self._burial = Burial(spec.job, name, epoch, self._weather, files, self._inbox, send_to)
         self._cleaning = Cleaning(context.store if self._inbox else None, options.inbox_keep)
         self._retrial = Retrial(spec.job, self._calls, context, self._weather, files, self._inbox, self._extend)
 
@@ -101,7 +102,7 @@ class Engine:
         doomed = [item for item in items if item.delivery.doom]
         for item in doomed:
             # Its identity() is not asked: that may be what killed its workers.
-            item.claim_by_delivery(epoch)
+            self._calls.claim(item, epoch)
             item.doubt()
             item.failure = Failure(item.delivery.doom, final=True)
         failed = self._identify(self._queue[0].items, epoch) if self._inbox else []

@@ -19,11 +19,14 @@ STIRRED: Sequence[Delivery] = []
 class Intake:
     """Filled by the I/O loop, emptied by the handler threads, each taking its share. Safe from any thread."""
 
-    def __init__(self, batch: int, *, linger: float = 0.0, one_writer: bool = False) -> None:
+    def __init__(self, batch: int, *, threads: int = 1, linger: float = 0.0, one_writer: bool = False) -> None:
         self._batch = batch
+        self._threads = threads
         self._linger = linger
         self._one_writer = one_writer
         self._waiting: deque[Delivery] = deque()
+        self._alone: deque[Delivery] = deque()
+        self._alone_with = 0  # the thread that has one of these; everybody else waits
         self._changed = threading.Condition()
         self._idle = 0
         self._letters = False
@@ -36,10 +39,18 @@ class Intake:
             self._waiting.extend(deliveries)
             self._changed.notify(1 if self._one_writer else len(deliveries))
 
+    def put_alone(self, delivery: Delivery) -> None:
+        """Let this one be handled while no other is: it may kill the process."""
+        with self._changed:
+            self._alone.append(delivery)
+            self._changed.notify_all()
+
     def take(self, stirred: Callable[[], bool] = lambda: False) -> Sequence[Delivery] | None:
         """Wait for work: this thread's share of what waits; LETTERS; STIRRED once `stirred` says so; None when the process drains."""
         with self._changed:
             self._idle += 1
+            if self._alone or self._alone_with:
+                self._look_at_the_alone()
             try:
                 return self._await(stirred)
             finally:
@@ -69,7 +80,8 @@ class Intake:
     def empty(self) -> list[Delivery]:
         """Take back all that waits."""
         with self._changed:
-            taken = list(self._waiting)
+            taken = [*self._alone, *self._waiting]
+            self._alone.clear()
             self._waiting.clear()
             return taken
 
@@ -83,7 +95,7 @@ class Intake:
     def busy(self, threads: int) -> bool:
         """Whether anything waits, or one of so many threads is away from here."""
         with self._changed:
-            return bool(self._waiting) or self._idle < threads
+            return bool(self._waiting or self._alone) or self._idle < threads
 
     def _await(self, stirred: Callable[[], bool]) -> Sequence[Delivery] | None:
         while not self._draining:
@@ -91,7 +103,13 @@ class Intake:
                 if self._waiting:
                     self._changed.notify()  # this thread may have been woken for them
                 return STIRRED
-            if not self._paused:
+            if not self._paused and not self._alone_with:
+                if self._alone:
+                    if self._idle == self._threads:
+                        self._alone_with = threading.get_ident()
+                        return [self._alone.popleft()]
+                    self._changed.wait()
+                    continue
                 if self._letters:  # first: under load there is always a message that waits
                     self._letters = False
                     return LETTERS
@@ -101,6 +119,12 @@ class Intake:
                     return self._share()
             self._changed.wait()
         return None
+
+    def _look_at_the_alone(self) -> None:
+        """A thread has come back: the one that was alone, or the last that a lonely one waits for."""
+        if self._alone_with == threading.get_ident():
+            self._alone_with = 0
+        self._changed.notify_all()
 
     def _wait_for_more(self) -> None:
         """Linger for a fuller batch."""

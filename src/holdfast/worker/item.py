@@ -90,7 +90,7 @@ class MessageMaker:
     def make(self, delivery: Delivery) -> Message:
         return Message(
             delivery.body,
-            id=f"{self._prefix}{delivery.seq:x}",
+            id=delivery.identity or f"{self._prefix}{delivery.seq:x}",
             headers=delivery.headers or _NO_HEADERS,
             attempt=delivery.attempt,
             received_at=self._offset + delivery.received_ns / 1e9,

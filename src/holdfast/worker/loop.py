@@ -10,14 +10,16 @@ import select
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from holdfast.errors import UnavailableError
 from holdfast.linux.channel import Channel, Packet
 from holdfast.model import board as boards
+from holdfast.model.blame import Suspect
 from holdfast.model.board import BoardWriter
 from holdfast.model.spec import WorkerSpec
+from holdfast.sources.base import OpenSource
 from holdfast.telemetry import events
-from holdfast.worker.credited import Credited
 from holdfast.worker.offspring import close_all
 from holdfast.worker.pausing import Pause, Pausing
 from holdfast.worker.saying import say, say_failed
@@ -26,10 +28,14 @@ from holdfast.worker.threads import Crew, Surroundings
 from holdfast.worker.trace import reason_of, trace_of
 from holdfast.worker.wakeup import WakeUp
 
+if TYPE_CHECKING:  # only where something is published
+    from holdfast.worker.relay import Relay
+
 _FLUSH_SECONDS = 5.0
 _SECOND = 10**9
 _CHORES_EVERY_NS = 60 * _SECOND
 _BROKEN = 70
+_NEVER = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,7 @@ class LoopParts:
 
     spec: WorkerSpec
     channel: Channel
-    source: Credited | None
+    source: OpenSource | None
     shared: Surroundings
     crew: Crew
     pausing: Pausing
@@ -46,6 +52,7 @@ class LoopParts:
     wake: WakeUp
     board: BoardWriter
     view: memoryview
+    relay: Relay | None = None
 
 
 class Loop:
@@ -72,6 +79,7 @@ class Loop:
             "reload-settings": parts.settings.hand_out,
             "restore-settings": parts.settings.restore,
             "keep-settings": parts.settings.keep,
+            "blamed": self._blame,
         }
 
     def run(self) -> int:
@@ -118,7 +126,7 @@ class Loop:
         assert source is not None
         if event & select.EPOLLOUT:
             source.flush()
-        if not event & ~select.EPOLLOUT:
+        if event == select.EPOLLOUT:
             return
         try:
             deliveries = source.receive()
@@ -140,10 +148,17 @@ class Loop:
         if self._drain_reason is not None:
             return
         self._parts.shared.activated.set()
+        if self._parts.relay is not None:
+            self._parts.relay.start()
         self._parts.shared.settings.stir()
         self._parts.shared.intake.ask_for_letters()
         if self._parts.source is not None and self._parts.pausing.current is None:
             self._parts.source.open()
+
+    def _blame(self, packet: Packet, _fds: Sequence[int]) -> None:
+        """Another worker of a broker's queue has died with these begun."""
+        if self._parts.source is not None:
+            self._parts.source.blame([Suspect(*one) for one in packet["suspects"]])
 
     def _drain(self, reason: str = "") -> None:
         """Take nothing new, let the threads finish what they have begun."""
@@ -178,6 +193,7 @@ class Loop:
             say(self._parts.channel, {"say": "ready"})
         self._tell_pause()
         self._tell_due()
+        self._tell_outbox()
         self._parts.settings.answer(draining=self._drain_reason is not None)
         self._adjust_write_interest()
         if self._drain_reason is not None and crew.ended:
@@ -205,6 +221,12 @@ class Loop:
             self._said_due = True
             say(self._parts.channel, {"say": "due", "reason": f"max_messages: {self._parts.shared.tried()} messages tried"})
 
+    def _tell_outbox(self) -> None:
+        news = self._parts.relay.news() if self._parts.relay is not None else None
+        if news is not None:
+            waits, trouble = news
+            say(self._parts.channel, {"say": "outbox", "messages": waits.messages, "oldest": waits.oldest, "trouble": trouble})
+
     def _adjust_write_interest(self) -> None:
         source = self._parts.source
         if source is None or source.wants_write() == self._writing or source.fileno() not in self._on:
@@ -220,6 +242,8 @@ class Loop:
             if since and deadline <= now_ns and self._said_hung.get(index) != (since, deadline):
                 self._said_hung[index] = (since, deadline)
                 self._tell_hung(index, now_ns)
+        if self._source_due_ns() <= now_ns:
+            self._on_source(0)
         if self._leave_by_ns is not None and now_ns >= self._leave_by_ns:
             events.log("worker.forced", "begun work did not finish within stop_timeout", level="error")
             return 1
@@ -236,11 +260,13 @@ class Loop:
         if now_ns >= self._next_chores_ns:
             self._next_chores_ns = now_ns + _CHORES_EVERY_NS
             self._parts.shared.intake.ask_for_letters()
+            if self._parts.relay is not None:
+                self._parts.relay.wake()
 
     def _timeout(self) -> float:
         """Seconds until the clock must be looked at."""
         now_ns = time.monotonic_ns()
-        times = [self._next_beat_ns]
+        times = [self._next_beat_ns, self._source_due_ns()]
         if self._leave_by_ns is not None:
             times.append(self._leave_by_ns)
         if self._said_ready and self._parts.shared.work != "run" and self._parts.shared.intake.busy(self._parts.crew.size):
@@ -249,6 +275,11 @@ class Loop:
             times.extend(self._deadlines())
         return max(0, min(times) - now_ns) / _SECOND
 
+    def _source_due_ns(self) -> int:
+        source = self._parts.source
+        due = None if source is None or source.fileno() not in self._on else source.due()
+        return _NEVER if due is None else int(due * _SECOND)
+
     def _deadlines(self) -> list[int]:
         """Deadlines of what is being handled and was not told as hung."""
         states = enumerate(thread.read() for thread in self._parts.board.threads)
@@ -256,22 +287,15 @@ class Loop:
 
     def _finish(self, reason: str) -> int:
         """Everything is settled or given back: let it out, say so."""
-        self._flush_all()
+        source = self._parts.source
+        if source is not None:
+            source.finish((self._leave_by_ns or time.monotonic_ns() + int(_FLUSH_SECONDS * _SECOND)) / _SECOND)
+        if self._parts.relay is not None:
+            self._parts.relay.end(_FLUSH_SECONDS)
         words = {"say": "drained", "reason": reason} if reason else {"say": "drained"}
         say(self._parts.channel, words)
-        if self._parts.source is not None:
-            self._parts.source.close()
+        if source is not None:
+            source.close()
         if self._parts.shared.store is not None:
             self._parts.shared.store.close()
         return 0
-
-    def _flush_all(self) -> None:
-        source = self._parts.source
-        if source is None:
-            return
-        poll = select.poll()
-        poll.register(source.fileno(), select.POLLOUT)
-        until_ns = self._leave_by_ns or time.monotonic_ns() + int(_FLUSH_SECONDS * _SECOND)
-        while source.wants_write() and (left := until_ns - time.monotonic_ns()) > 0:
-            poll.poll(left // 10**6)
-            source.flush()

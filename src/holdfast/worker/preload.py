@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable
 
 _STORES = {"sqlite": "holdfast.stores.sqlite", "mysql": "holdfast.stores.mysql", "postgresql": "holdfast.stores.postgresql"}
+_BROKER = ("holdfast.sources.amqp", "holdfast.sources.amqp_sending", "holdfast.worker.relay")
 _YAML = (".yaml", ".yml")
 
 
@@ -28,10 +29,11 @@ def preload(settings_path: str) -> None:
 
 def use(schemes: Iterable[str]) -> None:
     """What stores and sources with these schemes need. What is not installed is left out: opening it says which package it is."""
-    wanted = [_STORES[scheme] for scheme in schemes if scheme in _STORES]
-    for module in wanted:
+    wanted = set(schemes)
+    modules = [module for scheme, module in _STORES.items() if scheme in wanted]
+    for module in (*modules, *(_BROKER if wanted & {"amqp", "amqps"} else ())):
         _import(module)
-    if wanted or "sqlalchemy" in sys.modules:  # an application that has imported it is going to use it
+    if wanted & _STORES.keys() or "sqlalchemy" in sys.modules:  # an application that has imported it is going to use it
         _warm_up()
 
 

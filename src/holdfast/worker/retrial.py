@@ -18,6 +18,7 @@ from holdfast.model.message import Message
 from holdfast.model.replay import WEATHER
 from holdfast.stores.base import Claim, Connection, DeadLetter, Decision, Letters, Transaction, Verdict
 from holdfast.telemetry import events
+from holdfast.worker.burial import MESSAGE_ID
 from holdfast.worker.calls import Calls, failure_of
 from holdfast.worker.engine_context import EngineContext
 from holdfast.worker.item import CLASH, digest
@@ -198,7 +199,7 @@ class Retrial:
     def _message(self, letter: DeadLetter) -> Message:
         return Message(
             letter.body,
-            id=letter.message_id,
+            id=letter.headers.get(MESSAGE_ID) or letter.message_id,
             headers=letter.headers,
             attempt=letter.attempts + 1,
             received_at=letter.died_at,

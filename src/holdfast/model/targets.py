@@ -1,0 +1,81 @@
+"""Where `db.publish` sends: a broker, an exchange there or a queue; and who we are at that broker.
+
+    amqp://HOST:PORT/VHOST?exchange=fees     to an exchange, with `key` as the routing key
+    amqp://HOST:PORT/VHOST?queue=email       to a queue by its name
+
+What is to be sent lies in the database for a while, so the URL has no password: it is looked up when it is sent, among the brokers that
+the job's configuration names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from holdfast.errors import ConfigurationError
+from holdfast.model.broker import BrokerAddress, parse_parts
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A place at a broker. `url` names it without user and password, the same way however it was written."""
+
+    url: str
+    exchange: str
+    queue: str  # "" for an exchange
+
+    def routing_key(self, key: str) -> str:
+        """What the message is published with."""
+        return self.queue or key
+
+
+class Targets:
+    """The brokers that a job may publish to: those of its `source` and `outbox` URLs."""
+
+    def __init__(self, known: Iterable[BrokerAddress] = ()) -> None:
+        self._known = {_place(address): address for address in known}
+        self._parsed: dict[str, Target] = {}
+
+    def target(self, url: str) -> Target:
+        """What the URL of a publication means; ConfigurationError when it cannot be sent to."""
+        found = self._parsed.get(url)
+        if found is None:
+            found = self._parse(url)
+            if len(self._parsed) < 1000:
+                self._parsed[url] = found
+        return found
+
+    def broker(self, target_url: str) -> BrokerAddress:
+        """Whom to connect to; ConfigurationError when nothing in the configuration says who we are there."""
+        address, _given = parse_parts(target_url, ("exchange", "queue"))
+        return self._who(address)
+
+    def _parse(self, url: str) -> Target:
+        if "@" in url.partition("?")[0]:
+            raise ConfigurationError(
+                "the URL to publish to has a user in it, and would lie in the database with its password",
+                remedy='leave user and password out, and give the job outbox = "amqp://USER:PASSWORD@HOST/VHOST"',
+            )
+        address, given = parse_parts(url, ("exchange", "queue"))
+        exchange, queue = given.get("exchange", ""), given.get("queue", "")
+        if bool(exchange) == bool(queue):
+            raise ConfigurationError("a URL to publish to names an exchange or a queue", remedy="write ?exchange=NAME or ?queue=NAME")
+        self._who(address)
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        scheme, vhost = "amqps" if address.tls else "amqp", quote(address.vhost, safe="")
+        where = f"exchange={quote(exchange, safe='')}" if exchange else f"queue={quote(queue, safe='')}"
+        return Target(f"{scheme}://{host}:{address.port}/{vhost}?{where}", exchange, queue)
+
+    def _who(self, address: BrokerAddress) -> BrokerAddress:
+        known = self._known.get(_place(address))
+        if known is not None:
+            return known
+        raise ConfigurationError(
+            f"nothing says who we are at the broker {address.shown}",
+            remedy='give the job outbox = "amqp://USER:PASSWORD@HOST/VHOST" with this host, port and virtual host',
+        )
+
+
+def _place(address: BrokerAddress) -> tuple[str, int, str, bool]:
+    return address.host, address.port, address.vhost, address.tls

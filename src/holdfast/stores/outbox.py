@@ -1,0 +1,104 @@
+"""The outbox: messages that leave after the commit of the transaction they were written in, each until the broker has confirmed it.
+
+A row is deleted once it is confirmed. Nobody remembers a position: the order of commits is not that of the numbers, and a row that
+becomes visible late must not be skipped (trap 29).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from holdfast.errors import HoldfastError
+from holdfast.model.targets import Target, Targets
+from holdfast.stores.statements import own
+
+MOST_BYTES = 4 << 20  # of one body: every database and driver takes it in one row
+_LONGEST_NAME = 255
+_PART = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message that waits to be sent."""
+
+    id: int
+    target: str
+    key: str
+    message_id: str
+    headers: Mapping[str, Any]
+    body: bytes
+    created_at: float  # seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How many wait, and since when the oldest does, in seconds since the epoch."""
+
+    messages: int
+    oldest: float | None
+
+
+class Outbox:
+    """The outbox of one job, in one process. `wake` is called after each commit that has put something in, from any thread."""
+
+    def __init__(self, scope: str, targets: Targets | None = None, wake: Callable[[], object] = lambda: None) -> None:
+        self.scope = scope
+        self.targets = targets or Targets()
+        self.wake = wake
+
+    def put(
+        self, connection: Connection, url: str, body: bytes | str, key: str, headers: Mapping[str, Any] | None, message_id: str | None
+    ) -> None:
+        """Write a message into the transaction that is open. HoldfastError, and nothing is written, when it could never be sent."""
+        target = self.targets.target(url)
+        data = body.encode() if isinstance(body, str) else bytes(body)
+        check(target, data, key, message_id)
+        try:
+            text = json.dumps(dict(headers or {}))
+        except (TypeError, ValueError) as error:
+            raise HoldfastError(f"the headers cannot be kept: {error}", remedy="use text, numbers, booleans, lists") from None
+        values = (self.scope, target.url, key, message_id or uuid.uuid4().hex, text, data, time.time())
+        sql = "INSERT INTO holdfast_outbox (scope, target, routing_key, message_id, headers, body, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        own(connection, sql, values)
+
+
+def check(target: Target, body: bytes, key: str, message_id: str | None) -> None:
+    """HoldfastError for what no broker, or no database of ours, would take."""
+    if target.queue and key and key != target.queue:
+        raise HoldfastError("a message to a queue has no key of its own", remedy="leave key out, or publish to an exchange")
+    if len(body) > MOST_BYTES:
+        raise HoldfastError(
+            f"the body has {len(body)} bytes, and {MOST_BYTES} are the most", remedy="store it elsewhere, and publish where it is"
+        )
+    for what, text in (("key", key), ("message_id", message_id or "")):
+        if len(text.encode()) > _LONGEST_NAME or "\0" in text:
+            raise HoldfastError(f"{what} is longer than {_LONGEST_NAME} bytes, or holds a NUL", remedy="use a shorter one")
+
+
+def waiting(connection: Connection, scope: str, most: int, without: Collection[tuple[str, str]] = ()) -> list[Outgoing]:
+    """The oldest that wait, but for those of these (target, key)."""
+    columns = "id, target, routing_key, message_id, headers, body, created_at"
+    where = "".join(" AND NOT (target = ? AND routing_key = ?)" for _ in without)
+    sql = f"SELECT {columns} FROM holdfast_outbox WHERE scope = ?{where} ORDER BY id LIMIT {most}"
+    rows = own(connection, sql, (scope, *(text for pair in without for text in pair))).all()
+    return [Outgoing(row[0], row[1], row[2], row[3], json.loads(row[4]), bytes(row[5]), row[6]) for row in rows]
+
+
+def remove(connection: Connection, ids: Sequence[int]) -> None:
+    """They are confirmed."""
+    for start in range(0, len(ids), _PART):
+        part = tuple(ids[start : start + _PART])
+        own(connection, f"DELETE FROM holdfast_outbox WHERE id IN ({', '.join('?' * len(part))})", part)
+
+
+def depth(connection: Connection, scope: str) -> Depth:
+    """What waits now."""
+    count, oldest = own(connection, "SELECT count(*), min(created_at) FROM holdfast_outbox WHERE scope = ?", (scope,)).one()
+    return Depth(count, oldest)

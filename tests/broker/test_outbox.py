@@ -1,0 +1,253 @@
+"""The outbox: what is published leaves after the commit, once it is confirmed, in order per key, whatever dies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+import zmq
+from broker_kit import Broker
+
+from holdfast.testing import DaemonProcess, Proxy, eventually, free_port
+from holdfast.testing.databases import Databases, query
+
+APP = """
+from holdfast import Daemon, Job
+
+class Teller(Job):
+    source = "zmq+rep://127.0.0.1:{port}"
+    store = "{store}"
+    outbox = "amqp://guest:guest@127.0.0.1:{broker}/?heartbeat=2"
+    {more}
+
+    def handle(self, message, db):
+        where, key, body = message.text.split(" ", 2)
+        url = "amqp://127.0.0.1:{broker}/?" + where
+        db.publish(url, body, key="" if key == "-" else key, headers={{"colour": "red"}}, message_id=body)
+        if body.startswith("fail"):
+            raise ValueError("after all")
+
+if __name__ == "__main__":
+    Daemon(Teller).main()
+"""
+
+
+class Stage:
+    """A daemon that publishes what it is told, through a proxy, into queues of its own."""
+
+    def __init__(self, folder: Path, broker: Broker, store: str, *, more: str = "", toml: str = "", environ: Any = None) -> None:
+        self.broker, self.store = broker, store
+        self.proxy = Proxy(broker.host, broker.port)
+        self.port = free_port()
+        self.queues: list[str] = []
+        app = APP.format(port=self.port, store=store, broker=self.proxy.port, more=more)
+        self.daemon = DaemonProcess(folder, app, toml=toml, environ=environ)
+
+    def close(self) -> None:
+        with self.daemon:
+            pass
+        self.proxy.close()
+        with self.broker.channel() as channel:
+            for queue in self.queues:
+                channel.queue_delete(queue)
+
+    def queue(self) -> str:
+        with self.broker.channel() as channel:
+            self.queues.append(channel.queue_declare("", durable=True).method.queue)
+        return self.queues[-1]
+
+    @contextmanager
+    def client(self) -> Iterator[Callable[[str], bytes]]:
+        with zmq.Context() as context, context.socket(zmq.REQ) as sock:
+            sock.linger = 0
+            sock.connect(f"tcp://127.0.0.1:{self.port}")
+
+            def ask(text: str) -> bytes:
+                sock.send(text.encode())
+                assert sock.poll(60_000), "no answer"
+                return bytes(sock.recv())
+
+            yield ask
+
+    def taken(self, queue: str) -> list[tuple[str, str]]:
+        """All that is in the queue, removed: message id and body."""
+        found = []
+        with self.broker.channel() as channel:
+            while True:
+                method, properties, body = channel.basic_get(queue, auto_ack=True)
+                if method is None:
+                    return found
+                assert properties.delivery_mode == 2
+                assert properties.headers["colour"] == "red"
+                found.append((properties.message_id, body.decode()))
+
+    def wait(self, queue: str, count: int) -> None:
+        eventually(lambda: self.broker.depth(queue) >= count, f"{count} messages in {queue}")
+
+    @property
+    def outbox(self) -> dict[str, Any]:
+        outbox: dict[str, Any] = self.daemon.status()["jobs"][0]["outbox"]
+        return outbox
+
+    def rows(self) -> int:
+        return int(query(self.store, "SELECT count(*) FROM holdfast_outbox")[0][0])
+
+
+Make = Callable[..., Stage]
+
+
+@pytest.fixture
+def make(tmp_path: Path, broker: Broker, databases: Databases) -> Iterator[Make]:
+    made: list[Stage] = []
+
+    def stage(kind: str = "sqlite", **how: Any) -> Stage:
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        made.append(Stage(folder, broker, databases.make(kind), **how))
+        return made[-1]
+
+    yield stage
+    for one in made:
+        one.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "mariadb", "postgresql"])
+def test_what_is_published_leaves_after_the_commit_and_only_then(make: Make, kind: str) -> None:
+    stage = make(kind)
+    stage.daemon.start()
+    queue = stage.queue()
+    with stage.client() as ask:
+        for number in range(20):
+            assert ask(f"queue={queue} - m{number}") == b"TRUE"
+            assert ask(f"queue={queue} - fail{number}") == b"FALSE"
+    stage.wait(queue, 20)
+    eventually(lambda: stage.rows() == 0, "the outbox is empty")
+    assert sorted(stage.taken(queue)) == sorted((f"m{number}", f"m{number}") for number in range(20))
+    assert stage.outbox == {"messages": 0, "age_s": 0.0}
+
+
+def test_one_key_keeps_its_order_and_a_broken_one_blocks_only_itself(make: Make) -> None:
+    stage = make()
+    stage.daemon.start()
+    queue, exchange = stage.queue(), "fees.test"
+    with stage.broker.channel() as channel:
+        channel.exchange_declare(exchange, exchange_type="direct")
+        channel.queue_bind(queue, exchange, "good")
+        with stage.client() as ask:
+            for number in range(60):
+                assert ask(f"exchange={exchange} {'lost' if number == 3 else 'good'} {number}") == b"TRUE"
+        stage.wait(queue, 59)
+        assert [body for _id, body in stage.taken(queue)] == [str(number) for number in range(60) if number != 3]
+        eventually(lambda: "NO_ROUTE" in stage.outbox.get("trouble", ""), "it is told what waits, and why")
+        assert stage.outbox["messages"] == 1
+        assert "outbox: 1 wait" in stage.daemon.run("status").stdout
+        channel.queue_bind(queue, exchange, "lost")
+        stage.wait(queue, 1)
+        eventually(lambda: stage.outbox["messages"] == 0, "nothing waits any more")
+        channel.exchange_delete(exchange)
+
+
+def test_a_broker_that_is_away_is_waited_for(make: Make) -> None:
+    stage = make(toml="[jobs.Teller]\nprocesses = 2\n")
+    stage.daemon.start()
+    queue = stage.queue()
+    stage.proxy.cut(refuse=True)
+    with stage.client() as ask:
+        for number in range(30):
+            assert ask(f"queue={queue} k {number}".replace(" k ", " - ")) == b"TRUE"
+    eventually(lambda: stage.outbox["messages"] == 30, "they wait, and that is told")
+    assert stage.daemon.run("restart").returncode == 0
+    stage.proxy.heal()
+    stage.wait(queue, 30)
+    eventually(lambda: stage.rows() == 0, "the outbox is empty")
+
+
+@pytest.mark.parametrize("point", ["after-commit", "after-confirm"])
+def test_a_worker_that_dies_before_or_after_the_confirm_loses_nothing(make: Make, point: str) -> None:
+    stage = make(toml="[jobs.Teller]\ncrash_limit = 1000\n", environ={"HOLDFAST_FAULT": f"{point}:3"})
+    stage.daemon.start()
+    queue = stage.queue()
+    with stage.client() as ask:
+        for number in range(25):
+            assert ask(f"queue={queue} - {number}") == b"TRUE"
+            if point == "after-confirm":
+                eventually(lambda: stage.rows() == 0, "each leaves by itself")
+    eventually(lambda: sum(worker["restarts"] for worker in stage.daemon.workers()), "one has died")
+    eventually(lambda: stage.rows() == 0, "the outbox is empty")
+    assert {body for _id, body in stage.taken(queue)} == {str(number) for number in range(25)}
+    assert stage.daemon.run("stop").returncode == 0
+
+
+def test_a_broker_that_takes_nothing_is_waited_for_in_order(make: Make, broker: Broker, services: Any) -> None:
+    """connection.blocked: an alarm of the broker's memory."""
+    stage = make()
+    stage.daemon.start()
+    queue = stage.queue()
+    services.control("set_vm_memory_high_watermark", "0")
+    try:
+        with stage.client() as ask:
+            for number in range(20):
+                assert ask(f"queue={queue} - {number}") == b"TRUE"
+        eventually(lambda: "broker.blocked" in stage.daemon.log(), "the broker has said so")
+        assert stage.rows() == 20
+    finally:
+        services.control("set_vm_memory_high_watermark", "0.4")
+    stage.wait(queue, 20)
+    assert [body for _id, body in stage.taken(queue)] == [str(number) for number in range(20)]
+
+
+def test_dead_letters_go_to_a_broker(make: Make) -> None:
+    stage = make()
+    queue = stage.queue()
+    stage.daemon.toml.write_text(
+        stage.daemon.toml.read_text() + f'[jobs.Teller]\ndead_letter = "amqp://127.0.0.1:{stage.proxy.port}/?queue={queue}"\n'
+    )
+    stage.daemon.start()
+    with stage.client() as ask:
+        assert ask(f"queue={queue} - fail") == b"FALSE"
+    stage.wait(queue, 1)
+    with stage.broker.channel() as channel:
+        _method, properties, body = channel.basic_get(queue, auto_ack=True)
+    assert body == f"queue={queue} - fail".encode()
+    assert properties.headers["x-holdfast-reason"].endswith("ValueError: after all")
+    assert properties.headers["x-holdfast-job"] == "Teller"
+
+
+@pytest.mark.parametrize(
+    ("toml", "says"),
+    [
+        ("outbox = 'amqp://h/?queue=a'", "unknown parameter 'queue'"),
+        ("outbox = 'http://h/'", "not the URL of a broker"),
+        ("store = ''\noutbox = 'amqp://h/'", "there is none"),
+        ("dead_letter = 'amqp://elsewhere/?queue=a'", "nothing says who we are at the broker amqp://elsewhere:5672/"),
+        ("dead_letter = 'amqp://127.0.0.1:1/'", "an exchange or a queue"),
+    ],
+)
+def test_what_is_wrong_is_told_before_the_start(make: Make, toml: str, says: str) -> None:
+    stage = make(toml=f"[jobs.Teller]\n{toml}\n")
+    told = stage.daemon.run("check", "--json")
+    assert told.returncode == 2
+    assert says in told.stderr + told.stdout
+
+
+def test_what_could_never_be_sent_fails_in_the_handler(make: Make) -> None:
+    stage = make()
+    stage.daemon.start()
+    with stage.client() as ask:
+        assert ask("colour=red - x") == b"FALSE"
+        assert ask("queue=a not-a x") == b"FALSE"
+    letters = json.loads(stage.daemon.run("failed", "list", "--json").stdout)
+    assert ["unknown parameter" in str(letters), "no key of its own" in str(letters), len(letters)] == [True, True, 2]
+
+
+def test_pika_is_what_we_think(broker: Broker) -> None:
+    """A message that nobody takes comes back before it is confirmed: the publisher relies on it."""
+    with broker.channel() as channel:
+        channel.confirm_delivery()
+        with pytest.raises(pika.exceptions.UnroutableError):
+            channel.basic_publish("", "nobody.at.all", b"x", mandatory=True)
