@@ -132,6 +132,8 @@ class Supervisor:
             deadline = min(t for t in (*times, *self.effects.kills.values(), *self.respawns.values()) if t is not None)
             self.loop.turn(None if deadline == float("inf") else deadline)
             self.advance()
+        if self.done is None:
+            self.family.write_down()
 
     def advance(self) -> None:
         """Do what is due."""

@@ -138,7 +138,7 @@ class Effects:
         self._removing.add(job)
         doors = [door for door in self._supervisor.entries.doors.values() if door.job == job]
         told = self._supervisor.tell_ingress({"do": "remove", "job": job}) if doors else False
-        self._supervisor.entries.give_up(doors)
+        self._supervisor.entries.give_up(doors, served=told)
         if not told:
             self.decide(model.Retire(job))
 
