@@ -6,9 +6,12 @@ import json
 import os
 import re
 import socket
+from typing import Any
 
 import pytest
 from cli_kit import Bench
+
+from holdfast.testing import free_port
 
 
 def test_all_is_fine(bench: Bench) -> None:
@@ -87,6 +90,18 @@ def test_what_to_know_before(bench: Bench) -> None:
     assert done.returncode == 0
     for part in ("cannot ask again", "in memory", "processes = 2", "threads = 2", "Fee: at-most-once"):
         assert part in done.stdout
+
+
+def test_the_connections_of_all_jobs_and_their_heirs_are_counted(bench: Bench, services: Any) -> None:
+    """Two jobs on one server: 2 x 99 threads and one each beside them, and 8 threads by default; twice for heirs."""
+    url = services.url("mariadb")
+    bench.toml(
+        f"[jobs.One]\nclass = 'Fee'\nsource = 'zmq+rep://*:{bench.port}'\nstore = '{url}'\nthreads = 99\nprocesses = 2\n"
+        f"[jobs.Two]\nclass = 'Fee'\nsource = 'zmq+rep://*:{free_port()}'\nstore = '{url}'\n"
+    )
+    done = bench.holdfast("check", "fee.py")
+    assert done.returncode == 0, done.stderr
+    assert f"the daemon can open {2 * (2 * 100 + 9)} connections (a rollout's heirs included)" in done.stdout
 
 
 def test_every_value_has_its_origin(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
 import pytest
 from cli_kit import Bench
@@ -22,6 +23,7 @@ FACTS = {
             "name": "Fee",
             "state": "paused",
             "reason": "the store is away",
+            "since": 1_800_000_000.5,
             "source": "zmq+rep://127.0.0.1:5555",
             "store": "mysql://www:geheim@db/fee",
             "guarantee": "exactly-once",
@@ -45,14 +47,14 @@ VIEW = """\
 fee  running  pid 4711  up 2h 3m  generation 1  holdfast 0.1.0
 
 Fee  paused  zmq+rep://127.0.0.1:5555 -> mysql://www:***@db/fee  exactly-once
-  the store is away
+  the store is away, since {since}
   20000 handled, 1 failed, 2 retried, 3 dead letters, 4 duplicates, 5 in flight, 6 a second, p50 1.5 ms, p99 12 ms
   PID   STATE   GEN  THREADS  IN FLIGHT  HANDLED  MEMORY    UP     RESTARTS
   4712  active    1        8          5    20000  50.0 MiB  1m 1s         0
 
 PROGRAM  STATE  PID
 thumbs   ready  4713
-"""
+""".replace("{since}", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(1_800_000_000)))
 
 
 def test_the_daemons_own_words(bench: Bench) -> None:

@@ -1,15 +1,20 @@
-"""Every kind of database, each test with one of its own."""
+"""Every kind of database, each test with one of its own.
+
+HOLDFAST_TEST_MYSQL=mysql+mysqldb runs those of MariaDB with mysqlclient, where it is installed.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
+import sqlalchemy
 
 from holdfast.stores import open_store
-from holdfast.testing.databases import Databases
+from holdfast.testing.databases import Databases, query
 
 KINDS = ["sqlite", "mariadb", "postgresql"]
 SERVERS = ["mariadb", "postgresql"]
@@ -22,7 +27,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def url(kind: str, databases: Databases) -> str:
-    return databases.lend(kind)
+    address = databases.lend(kind)
+    return address.replace("mysql:", f"{os.environ.get('HOLDFAST_TEST_MYSQL', 'mysql')}:", 1)
 
 
 @pytest.fixture
@@ -58,3 +64,29 @@ def connect(store: Any) -> Iterator[Callable[..., Any]]:
     for one in made:
         with suppress(Exception):
             one.close()
+
+
+@pytest.fixture
+def guest(kind: str, databases: Databases, url: str) -> Iterator[Callable[..., str]]:
+    """The URL of the database for a user of few rights."""
+    made = []
+
+    def make(limit: int = 0, at: str = url) -> str:
+        place = sqlalchemy.make_url(at)
+        if kind == "postgresql":
+            databases.administer(kind, f"CREATE ROLE guest LOGIN PASSWORD 'g' CONNECTION LIMIT {limit or -1}")
+        else:
+            limits = f" WITH MAX_USER_CONNECTIONS {limit}" if limit else ""
+            databases.administer(
+                kind,
+                f"CREATE USER guest@'127.0.0.1' IDENTIFIED BY 'g'{limits}",
+                f"GRANT SELECT, INSERT, UPDATE, DELETE ON {place.database}.* TO guest@'127.0.0.1'",
+            )
+        made.append(1)
+        return place.set(username="guest", password="g").render_as_string(hide_password=False)
+
+    yield make
+    if made:
+        if kind == "postgresql":
+            query(url, "DROP OWNED BY guest")
+        databases.administer(kind, "DROP USER guest" + ("@'127.0.0.1'" if kind == "mariadb" else ""))

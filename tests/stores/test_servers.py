@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -222,6 +223,37 @@ def test_a_contested_identity_is_set_aside_and_its_batch_goes_on(opened: Callabl
     two.close()
 
 
+def test_a_hundred_threads_do_not_run_the_server_over(opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some connections are being opened at any time, and some a second; all get theirs."""
+    store = opened()
+    lock, now, most, began = threading.Lock(), 0, 0, []
+    connect = store.engine.connect
+
+    def counted() -> Any:
+        nonlocal now, most
+        with lock:
+            now, most = now + 1, max(most, now + 1)
+            began.append(time.monotonic())
+        core = connect()
+        with lock:
+            now -= 1
+        return core
+
+    monkeypatch.setattr(store.engine, "connect", counted)
+    made: list[Any] = []
+    first = time.monotonic()
+    threads = [threading.Thread(target=lambda: made.append(store.open())) for _ in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for core in made:
+        core.close()
+    assert len(made) == 100
+    assert most <= 8
+    assert max(began) - first >= 1.6  # 16 at once, then 50 a second
+
+
 # What the server says
 
 
@@ -249,32 +281,6 @@ def test_another_isolation_when_it_is_asked_for(url: str, kind: str) -> None:
     assert connection.begin().db.execute(sql).scalar().upper() == "SERIALIZABLE"  # type: ignore[union-attr]
     connection.close()
     store.close()
-
-
-@pytest.fixture
-def guest(kind: str, databases: Databases, url: str) -> Iterator[Callable[..., str]]:
-    """The URL of the database for a user of few rights."""
-    made = []
-
-    def make(limit: int = 0, at: str = url) -> str:
-        place = sqlalchemy.make_url(at)
-        if kind == "postgresql":
-            databases.administer(kind, f"CREATE ROLE guest LOGIN PASSWORD 'g' CONNECTION LIMIT {limit or -1}")
-        else:
-            limits = f" WITH MAX_USER_CONNECTIONS {limit}" if limit else ""
-            databases.administer(
-                kind,
-                f"CREATE USER guest@'127.0.0.1' IDENTIFIED BY 'g'{limits}",
-                f"GRANT SELECT, INSERT, UPDATE, DELETE ON {place.database}.* TO guest@'127.0.0.1'",
-            )
-        made.append(1)
-        return place.set(username="guest", password="g").render_as_string(hide_password=False)
-
-    yield make
-    if made:
-        if kind == "postgresql":
-            query(url, "DROP OWNED BY guest")
-        databases.administer(kind, "DROP USER guest" + ("@'127.0.0.1'" if kind == "mariadb" else ""))
 
 
 def test_no_connections_left_is_weather(guest: Callable[..., str], kind: str) -> None:
@@ -340,16 +346,6 @@ def test_a_parameter_that_is_too_long_is_no_weather_for_the_probe(opened: Callab
     transaction.rollback()
     connection.probe()
     connection.close()
-
-
-def test_what_check_says_of_a_server(opened: Callable[..., Any], kind: str, url: str) -> None:
-    store = opened()
-    store.install("", lambda db: None)
-    assert store.findings(16) == []
-    assert any("can open 5000 connections" in finding for finding in store.findings(5000))
-    if kind == "mariadb":
-        query(url, "CREATE TABLE old (x INTEGER) ENGINE=MyISAM")
-        assert any("table old is MyISAM, which cannot roll back" in finding for finding in store.findings(1))
 
 
 def test_ddl_and_whatever_else_commits_is_refused(opened: Callable[..., Any], kind: str, url: str) -> None:

@@ -49,9 +49,12 @@ def check(call: Call) -> Checked:
 
 
 def _connections(configuration: Configuration, job: JobConfig) -> int:
-    """How many connections all jobs of this store's server open together, the heirs of a rollout included."""
+    """How many connections all jobs of this store's server open at most: one a thread, one beside them, and as many again for heirs.
+
+    A rollout that is taken back has an heir on every slot, and so has the change to another ingress.
+    """
     same = [other for other in configuration.jobs.values() if _place(other.options.store) == _place(job.options.store)]
-    return sum((other.options.threads or 1) * (other.options.processes + bool(other.options.overlap)) for other in same)
+    return sum(((other.options.threads or 1) + 1) * other.options.processes * 2 for other in same)
 
 
 def _place(url: str) -> str:

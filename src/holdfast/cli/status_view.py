@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from holdfast.cli.output import columns, paint
@@ -68,7 +69,7 @@ def _job(job: Mapping[str, Any]) -> list[str]:
     ]
     result = ["  ".join(str(word) for word in words if word)]
     if job.get("reason"):
-        result.append(f"  {job['reason']}")
+        result.append(f"  {job['reason']}{_since(job.get('since'))}")
     result.append("  " + ", ".join(_counters(job)))
     outbox = job.get("outbox") or {}
     if outbox.get("messages"):
@@ -79,6 +80,11 @@ def _job(job: Mapping[str, Any]) -> list[str]:
         rows = [[_cell(key, worker.get(key)) for _, key in _WORKER] for worker in workers]
         result += columns([[title for title, _ in _WORKER], *rows], "  ")
     return result
+
+
+def _since(moment: float | None) -> str:
+    """For a person who looks at the log next, so in local time."""
+    return f", since {datetime.fromtimestamp(moment).astimezone():%Y-%m-%d %H:%M:%S}" if moment is not None else ""
 
 
 def _counters(job: Mapping[str, Any]) -> list[str]:

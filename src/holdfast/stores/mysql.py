@@ -7,7 +7,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import sqlalchemy
@@ -193,16 +193,7 @@ class MysqlStore(ServerStore):
                 f"store: the daemon can open {connections} connections (a rollout's heirs included), others hold {others},"
                 f" and the server takes {usable}; raise max_connections, or lower threads or processes"
             )
-        if int(known["max_allowed_packet"]) < _LONG_ENOUGH:
-            yield f"store: max_allowed_packet is {known['max_allowed_packet']}; dead letters are stored in rows of 1 MiB: set 16M or more"
-        if known.get("log_bin") == "ON" and known.get("binlog_format") == "STATEMENT":
-            yield "store: binlog_format is STATEMENT, which refuses writes at READ COMMITTED: set MIXED or ROW"
-        if known.get("innodb_flush_log_at_trx_commit", "1") != "1":
-            yield "store: innodb_flush_log_at_trx_commit is not 1: a commit that was answered can be lost when the machine dies"
-        if known.get("innodb_rollback_on_timeout") == "ON":
-            yield "store: innodb_rollback_on_timeout is ON: a lock wait that a handler catches in a savepoint costs its whole batch"
-        if known.get("read_only", "OFF") not in ("OFF", "0") or known.get("super_read_only", "OFF") == "ON":
-            yield "store: the server is read-only: nothing can be handled"
+        yield from findings_of(known)
         yield from self._tables(core)
         yield from _privileges(core)
         skew = float(own(core, "SELECT UNIX_TIMESTAMP(NOW(6))").scalar() or 0) - time.time()
@@ -216,6 +207,20 @@ class MysqlStore(ServerStore):
         for row in own(core, sql).all():
             table, engine = row[0], row[1]
             yield f"store: table {table} is {engine}, which cannot roll back: what fails there stays half done"
+
+
+def findings_of(known: Mapping[str, str]) -> Iterator[str]:
+    """By the server's variables."""
+    if int(known["max_allowed_packet"]) < _LONG_ENOUGH:
+        yield f"store: max_allowed_packet is {known['max_allowed_packet']}; dead letters are stored in rows of 1 MiB: set 16M or more"
+    if known.get("log_bin") == "ON" and known.get("binlog_format") == "STATEMENT":
+        yield "store: binlog_format is STATEMENT, which refuses writes at READ COMMITTED: set MIXED or ROW"
+    if known.get("innodb_flush_log_at_trx_commit", "1") != "1":
+        yield "store: innodb_flush_log_at_trx_commit is not 1: a commit that was answered can be lost when the machine dies"
+    if known.get("innodb_rollback_on_timeout") == "ON":
+        yield "store: innodb_rollback_on_timeout is ON: a lock wait that a handler catches in a savepoint costs its whole batch"
+    if known.get("read_only", "OFF") not in ("OFF", "0") or known.get("super_read_only", "OFF") == "ON":
+        yield "store: the server is read-only: nothing can be handled"
 
 
 def _privileges(core: sqlalchemy.Connection) -> Iterator[str]:
