@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -184,7 +183,7 @@ def test_delivery_ids_are_looked_up_when_they_come_again(connection: Any, connec
     again = transaction.claim([claim(None, seq, redelivered=True) for seq in [*seqs, 3]])
     assert [decision.verdict for decision in again] == [*[Verdict.DONE] * 5, Verdict.RUN]
     assert (again[1].outcome, again[3].answer, again[0].answer) == (FAILED, b"\0own", b"TRUE")
-    assert transaction.claim([replace(claim(None, 1, redelivered=True), epoch=8)])[0].verdict is Verdict.RUN
+    assert transaction.claim([claim(None, 1, redelivered=True)._replace(epoch=8)])[0].verdict is Verdict.RUN
     transaction.rollback()
 
 

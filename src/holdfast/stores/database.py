@@ -62,7 +62,7 @@ class Database:
         if not isinstance(statement, str):
             return self._connection.execute(statement, parameters)
         parsed = parse(statement, self._dialect)
-        if isinstance(parameters, Sequence):
+        if type(parameters) is not dict and isinstance(parameters, Sequence):  # asking the abstract class takes a microsecond
             return self._many(statement, parsed, parameters)
         sql, values = parsed.bind(parameters or {})
         return self._send(parsed, sql, values)
