@@ -26,6 +26,8 @@ _TOKENS = {
 _TOKEN = {name: re.compile(pattern, re.DOTALL) for name, pattern in _TOKENS.items()}
 _MANY = (list, tuple, set, frozenset)
 _INSERT = re.compile(r"\s*(?:INSERT|REPLACE)\b", re.IGNORECASE)
+_WRITES = re.compile(r"\s*(?:INSERT|REPLACE|UPDATE|DELETE)\b", re.IGNORECASE)
+_GIVES = re.compile(r"\bRETURNING\b|;\s*\S", re.IGNORECASE)
 _VALUES = re.compile(r"\bVALUES?\s*(?=\()", re.IGNORECASE)
 _ROW_BY_ROW = re.compile(r"\bDO\s+UPDATE\b|^\s*,", re.IGNORECASE)
 _MOST_ROWS, _MOST_BYTES = 1000, 1 << 20
@@ -41,6 +43,7 @@ class Statement:
     plain: str  # with one mark for each parameter
     mark: str
     rows: tuple[str, str, str] | None = None  # an INSERT … VALUES, cut before and behind the one row it names
+    writes: bool = False  # it changes rows and gives none
 
     def bind(self, values: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
         """The driver's statement and its values; a list, tuple or set as a value becomes as many marks, in parentheses."""
@@ -96,7 +99,9 @@ def parse(sql: str, dialect: str = "sqlite") -> Statement:
             names.append(match["name"])
             at = match.end()
     pieces.append(_escaped(sql[at:], mark))
-    return Statement(tuple(pieces), tuple(names), mark.join(pieces), mark, _cut_rows(sql, dialect, mark))
+    flat = blanked(sql, dialect)
+    writes = bool(_WRITES.match(flat)) and not _GIVES.search(flat)
+    return Statement(tuple(pieces), tuple(names), mark.join(pieces), mark, _cut_rows(sql, dialect, mark), writes)
 
 
 def _escaped(piece: str, mark: str) -> str:
