@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -151,9 +152,10 @@ def test_what_the_broker_drops_is_kept(make: Make) -> None:
 
 
 def _noted(services: Services, queue: str) -> bool:
-    """Mnesia writes up to 2 s after it has answered: a broker that is killed before has never heard of the queue."""
-    tables = (services.directory / "rabbitmq" / "mnesia").glob("*/*.[DL]*")
-    return any(queue.encode() in file.read_bytes() for file in tables if file.is_file())
+    """Mnesia, and Ra's directory, write up to 2 s after they have answered: a broker that is killed before has never heard of the queue."""
+    data = services.directory / "rabbitmq" / "mnesia"
+    name = re.compile(re.escape(queue.encode()) + rb"(?!\.)")
+    return all(any(name.search(file.read_bytes()) for file in data.glob(pattern)) for pattern in ("*/*.[DL]*", "*/quorum/*/names.dets"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from chaos.slots import Said, went_back
 from holdfast.testing.builds import Builds
 from holdfast.testing.crowd import Crowd, Row
 from holdfast.testing.daemon import DaemonProcess, eventually, free_port
 
 APP = """
+import os, time
 from holdfast import Daemon, Job
 
 VERSION = {version}
@@ -27,7 +29,7 @@ class Add(Job):
 
     def handle(self, message, db):
         db.execute("INSERT INTO account VALUES (:n, 1)", {{"n": message.text}})
-        return "version %d" % self.version()
+        return "version %d by %s at %d" % (self.version(), os.environ["HOLDFAST_WORKER"], time.monotonic_ns())
 
     def version(self):
         return VERSION
@@ -129,15 +131,21 @@ class Stage:
             self.complain(f"reload {self.done}, {why}: it was refused, and yet a worker was replaced")
 
     def check_versions(self) -> None:
-        """Every answer's version is one that was loaded, and none that was over when its message was sent."""
+        """Every answer's version is one that was loaded, and none that was over when its message was sent; on no slot they went back."""
         over = ahead = 0
+        told: list[Said] = []
         for answer in self.crowd.story:
-            version = int(answer.text.split()[1]) if answer.text.startswith(b"version ") else 0
+            words = answer.text.decode().split()
+            version = int(words[1]) if words[0] == "version" else 0
+            if version:
+                told.append((words[3], int(words[5]), version))
             least = max(loaded for at, loaded in self._marks if at <= answer.sent_last)
             over += version < least
             ahead += version > self._newest
         if over or ahead:
             self.complain(f"{over} answers of versions that were over, {ahead} of versions that never were")
+        for back in went_back(told):
+            self.complain(back)
 
     def complain(self, text: str) -> None:
         """A promise was broken."""

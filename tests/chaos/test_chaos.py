@@ -3,6 +3,7 @@
 import pytest
 
 from chaos.scenarios import SCENARIOS
+from chaos.slots import went_back
 from chaos.stage import Plan, play
 from holdfast.testing.crowd import Crowd, Row, table
 
@@ -33,3 +34,10 @@ def test_the_oracle_sees_what_is_lost_doubled_or_invented() -> None:
     assert (verdict.lost, verdict.doubled, verdict.unknown) == ({"a"}, {"b"}, {"x"})
     assert not Row("s", crowd, verdict).fine
     assert Row("s", crowd, crowd.compare({"a": 1, "b": 1, "d": 1})).fine
+
+
+def test_the_oracle_sees_versions_that_go_back_on_a_slot() -> None:
+    overlap = [("Add/0.1", 10, 1), ("Add/0.3", 20, 2), ("Add/0.1", 30, 1), ("Add/1.2", 40, 1), ("Add/0.12", 50, 3)]
+    assert went_back(overlap) == []
+    assert went_back([*overlap, ("Add/0.13", 60, 2)]) == ["slot Add/0 went back from 3 to 2"]
+    assert went_back([*overlap, ("Add/1.2", 39, 2)]) == ["Add/1.2 went back from 2 to 1"]

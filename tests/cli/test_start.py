@@ -15,7 +15,8 @@ from holdfast.cli.main import main
 
 # The command with a stand-in in the supervisor's place.
 PROGRAM = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell ignore it
 from holdfast.cli import launching
 from holdfast.cli.main import main
 standin = sys.argv.pop(1)

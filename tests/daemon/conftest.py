@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.testing.builds import Builds
 from holdfast.testing.daemon import DaemonProcess, free_port
 
 APP = """
@@ -61,3 +62,32 @@ def make(tmp_path: Path) -> Iterator[Callable[..., DaemonProcess]]:
             one.kill(pid)
     assert not left, f"left behind: {left}"
     shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Builds:
+    """Two that are good."""
+    builds = Builds(tmp_path_factory.mktemp("builds"))
+    for version in ("1.0.1", "1.0.2"):
+        builds.make(version)
+    return builds
+
+
+@pytest.fixture
+def builds(installed: Builds) -> Builds:
+    installed.use("1.0.1")
+    return installed
+
+
+@pytest.fixture
+def broken(builds: Builds, request: pytest.FixtureRequest) -> Path:
+    """The package of a third build, to be broken in a way of the test's own."""
+    return builds.make(f"broken-{request.node.name.replace('[', '-').replace(']', '').replace(' ', '-')}")
+
+
+@pytest.fixture
+def other(builds: Builds, broken: Path) -> Path:
+    """A build whose ingress has other code."""
+    with (broken / "ingress" / "door.py").open("a") as file:
+        file.write("\n# another one\n")
+    return broken

@@ -96,6 +96,17 @@ def test_a_wedged_supervisor_is_stopped_with_its_guard(make: Make) -> None:
     assert "guard.noticed" not in daemon.log()
 
 
+def test_a_supervisor_that_answers_nothing_is_taken_for_hung_and_replaced(make: Make) -> None:
+    daemon, guard = _guarded(make, "guard_patience = '4s'\n")
+    old = daemon.pid
+    daemon.kill(old, signal.SIGSTOP)
+    eventually(lambda: daemon.pid != old and _state(daemon) == "running", "another supervisor is ready")
+    assert _guard(daemon) == guard
+    assert "guard.hung" in daemon.log()
+    assert "it answered nothing for 4 s" in daemon.log()
+    assert ask(daemon.port, "a") == b"TRUE"
+
+
 def test_what_user_code_left_behind_goes_before_the_next_supervisor(make: Make) -> None:
     daemon, guard = _guarded(make)
     assert ask(daemon.port, "a,helper") == b"TRUE"

@@ -263,6 +263,43 @@ def test_another_address_is_open_before_the_old_one_is_given_up(daemon: DaemonPr
     eventually(lambda: _refused(daemon.port), "the old address is free once its clients have left")  # type: ignore[attr-defined]
 
 
+def test_the_largest_message_changes_with_the_address_only(daemon: DaemonProcess) -> None:
+    daemon.start()
+    before = pids(daemon)
+    _toml(daemon, '[jobs.Add]\nmax_message = "2MiB"\n')
+    told = daemon.run("reload")
+    assert (told.returncode, pids(daemon)) == (1, before)
+    assert "job Add: max_message cannot change by a reload while the address stays: it is 1MiB and would be 2MiB" in told.stderr
+    other = free_port()
+    _toml(daemon, f'source = "zmq+rep://127.0.0.1:{other}"\n')
+    assert daemon.run("reload").returncode == 0
+    assert ask(other, "x" * (3 << 19)) == "1"
+
+
+def test_an_address_that_still_serves_its_old_clients_cannot_be_taken_again_before_they_leave(daemon: DaemonProcess) -> None:
+    daemon.start()
+    toml, other, first = daemon.toml.read_text(), free_port(), daemon.port  # type: ignore[attr-defined]
+    with zmq.Context() as context, context.socket(zmq.REQ) as there:
+        there.linger = 0
+        there.connect(f"tcp://127.0.0.1:{first}")
+        there.send(b"before")
+        assert there.recv() == b"1"
+        _toml(daemon, f'[jobs.Add]\nsource = "zmq+rep://127.0.0.1:{other}"\n')
+        assert daemon.run("reload").returncode == 0
+        before = pids(daemon)
+        daemon.toml.write_text(toml)
+        told = daemon.run("reload")
+        assert told.returncode == 1
+        assert f"127.0.0.1:{first} was given up" in told.stderr
+        assert "try again when they have left" in told.stderr
+        assert pids(daemon) == before
+        assert ask(other) == "1"
+        there.send(b"after")
+        assert there.recv() == b"1"
+    eventually(lambda: daemon.run("reload").returncode == 0, "it can be had again")
+    assert ask(first, "again") == "1"
+
+
 def test_the_address_of_a_refused_reload_is_closed_again(daemon: DaemonProcess) -> None:
     daemon.start()
     other = free_port()

@@ -11,31 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zmq
 from crowd import ask, effects
+from upgrade_kit import TWO, Make, count, named, pids, use
 
 from holdfast.linux import process
 from holdfast.testing.builds import Builds, edit
 from holdfast.testing.crowd import Crowd
 from holdfast.testing.daemon import DaemonProcess, eventually
-
-Make = Callable[..., DaemonProcess]
-TWO = 'probation = "0s"\n[jobs.Add]\nprocesses = 2\n'
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Builds:
-    """Two that are good."""
-    builds = Builds(tmp_path_factory.mktemp("builds"))
-    for version in ("1.0.1", "1.0.2"):
-        builds.make(version)
-    return builds
-
-
-@pytest.fixture
-def builds(installed: Builds) -> Builds:
-    installed.use("1.0.1")
-    return installed
 
 
 @pytest.fixture
@@ -45,23 +27,9 @@ def daemon(make: Make, builds: Builds) -> DaemonProcess:
     return one
 
 
-@pytest.fixture
-def broken(builds: Builds, request: pytest.FixtureRequest) -> Path:
-    """The package of a third build, to be broken in a way of the test's own."""
-    return builds.make(f"broken-{request.node.name.replace('[', '-').replace(']', '').replace(' ', '-')}")
-
-
-def use(builds: Builds, package: Path) -> None:
-    builds.use(next(one for one in package.relative_to(builds.folder).parts))
-
-
 def life(daemon: DaemonProcess) -> tuple[int, int | None]:
     """What a process is, through an exec."""
     return daemon.pid, process.start_time(daemon.pid)
-
-
-def pids(daemon: DaemonProcess) -> set[int]:
-    return {worker["pid"] for worker in daemon.workers()}
 
 
 def descriptors(pid: int) -> int:
@@ -72,15 +40,9 @@ def descriptors(pid: int) -> int:
         return 0
 
 
-def count(crowd: Crowd) -> None:
-    """Wait until the load has gone on for a while."""
-    before = crowd.answered
-    eventually(lambda: crowd.answered > before + 20, "the load goes on")
-
-
 def test_a_load_does_not_notice_upgrades(daemon: DaemonProcess, builds: Builds) -> None:
     daemon.start()
-    before, ingress = life(daemon), _named(daemon, "ingress")
+    before, ingress = life(daemon), named(daemon, "ingress")
     with Crowd(daemon.port, reqs=8, window=50) as crowd:  # type: ignore[attr-defined]
         count(crowd)
         for version in ("1.0.2", "1.0.1"):
@@ -93,16 +55,11 @@ def test_a_load_does_not_notice_upgrades(daemon: DaemonProcess, builds: Builds) 
             assert life(daemon) == before
             assert not pids(daemon) & old, "the new code's workers"
             count(crowd)
-    assert _named(daemon, "ingress") == ingress, "its code is the same"
+    assert named(daemon, "ingress") == ingress, "its code is the same"
     assert crowd.unanswered == set()
     assert {answer for answers in crowd.answers.values() for answer in answers} == {b"TRUE"}
     assert crowd.compare(effects(daemon.folder / "add.db")).fine
     assert daemon.status()["jobs"][0]["handled"] >= crowd.answered, "counters go on"
-
-
-def _named(daemon: DaemonProcess, kind: str) -> list[int]:
-    """Processes of this kind, by the command line."""
-    return [pid for pid in daemon.processes() if kind in process.command_line(pid)]
 
 
 def test_descriptors_do_not_become_more_and_none_reaches_a_child(daemon: DaemonProcess, builds: Builds) -> None:
@@ -310,7 +267,7 @@ def test_workers_that_die_during_the_exec_are_replaced(daemon: DaemonProcess, bu
     told = daemon.ask("upgrade")
     assert "application kept" in told["error"]
     eventually(lambda: len(pids(daemon)) == 2 and not pids(daemon) & old, "both are replaced")
-    eventually(lambda: _settled(daemon) and _named(daemon, "logger"), "and so are the others")
+    eventually(lambda: _settled(daemon) and named(daemon, "logger"), "and so are the others")
     assert ask(daemon.port, "x") == b"TRUE"  # type: ignore[attr-defined]
 
 
@@ -377,129 +334,3 @@ def _serves(daemon: DaemonProcess) -> bool:
 
 
 # --- another ingress
-
-
-@pytest.fixture
-def other(builds: Builds, broken: Path) -> Path:
-    """A build whose ingress has other code."""
-    with (broken / "ingress" / "door.py").open("a") as file:
-        file.write("\n# another one\n")
-    return broken
-
-
-def ingresses(daemon: DaemonProcess) -> list[int]:
-    return _named(daemon, "ingress")
-
-
-def test_another_ingress_takes_new_connections_and_the_old_one_serves_its_own(daemon: DaemonProcess, builds: Builds, other: Path) -> None:
-    daemon.start()
-    port, (old,) = daemon.port, ingresses(daemon)  # type: ignore[attr-defined]
-    with zmq.Context() as context, context.socket(zmq.REQ) as early, Crowd(port, reqs=4, window=20) as crowd:
-        early.linger = 0
-        early.connect(f"tcp://127.0.0.1:{port}")
-        early.send(b"early")
-        assert early.recv() == b"TRUE"
-        count(crowd)
-        use(builds, other)
-        told = daemon.run("upgrade")
-        assert (told.returncode, told.stderr) == (0, ""), daemon.log()
-        assert "  the ingress\n" in told.stdout
-        new = next(pid for pid in ingresses(daemon) if pid != old)
-        count(crowd)
-        assert crowd.unanswered == set()
-        assert len(daemon.workers()) == 4, "two for each"
-        daemon.kill(old, signal.SIGSTOP)
-        assert ask(port, "new") == b"TRUE", "new connections meet the new one"
-        daemon.kill(old, signal.SIGCONT)
-        daemon.kill(new, signal.SIGSTOP)
-        early.send(b"early again")
-        assert early.poll(20_000), "old connections are served by the old one"
-        assert early.recv() == b"TRUE"
-        daemon.kill(new, signal.SIGCONT)
-        count(crowd)
-        for pid in pids(daemon):
-            daemon.kill(pid)  # those of both are replaced, each for its own
-        count(crowd)
-        early.send(b"early once more")
-        assert early.poll(20_000)
-        assert early.recv() == b"TRUE"
-        daemon.file.write_text(daemon.file.read_text().replace('if how == "pid" else None', 'if how == "pid" else "2"'))
-        assert daemon.run("reload").returncode == 0
-        early.send(b"early at last")
-        assert early.poll(20_000)
-        assert early.recv() == b"2", "a reload concerns them too"
-        again = daemon.run("upgrade")
-        assert again.returncode == 0, again.stderr
-        assert sorted(ingresses(daemon)) == sorted([old, new]), "what is up to date stays"
-    eventually(lambda: ingresses(daemon) == [new], "it leaves when its clients have left")
-    eventually(lambda: len(daemon.status()["jobs"][0]["workers"]) == 2, "and so do its workers")
-    assert crowd.unanswered == set()
-    names = {"early", "early again", "early once more", "early at last", "new"}
-    assert crowd.compare({name: n for name, n in effects(daemon.folder / "add.db").items() if name not in names}).fine
-    assert ask(port, "x") == b"2"
-
-
-def test_a_third_ingress_waits_for_the_first_to_leave(daemon: DaemonProcess, builds: Builds, other: Path) -> None:
-    daemon.start()
-    with zmq.Context() as context, context.socket(zmq.REQ) as early:
-        early.linger = 0
-        early.connect(f"tcp://127.0.0.1:{daemon.port}")  # type: ignore[attr-defined]
-        early.send(b"early")
-        assert early.recv() == b"TRUE"
-        use(builds, other)
-        assert daemon.ask("upgrade")["exit"] == 0
-        two = ingresses(daemon)
-        assert len(two) == 2
-        builds.use("1.0.1")
-        told = daemon.ask("upgrade")
-        assert "the ingress: later, when the clients of the one before it have left" in told["result"]["changes"]
-        assert ingresses(daemon) == two
-    eventually(lambda: len(left := ingresses(daemon)) == 1 and left[0] not in two, "then it comes by itself")
-    eventually(lambda: len(daemon.status()["jobs"][0]["workers"]) == 2, "with its workers")
-    assert ask(daemon.port, "x") == b"TRUE"  # type: ignore[attr-defined]
-
-
-def test_an_ingress_that_does_not_work_is_not_taken(daemon: DaemonProcess, builds: Builds, other: Path) -> None:
-    daemon.start()
-    (old,) = ingresses(daemon)
-    edit(other / "ingress/loop.py", "        names = {", "        raise SystemExit(3)\n        names = {")
-    use(builds, other)
-    with Crowd(daemon.port, reqs=4, window=20) as crowd:  # type: ignore[attr-defined]
-        count(crowd)
-        told = daemon.ask("upgrade")
-        count(crowd)
-    assert told["exit"] == 1
-    assert "framework upgraded, application reloaded, ingress kept: it ended before it served" in told["error"]
-    assert ingresses(daemon) == [old]
-    eventually(lambda: len(daemon.status()["jobs"][0]["workers"]) == 2, "as many workers as before")
-    assert ask(daemon.port, "x") == b"TRUE"  # type: ignore[attr-defined]
-    assert crowd.unanswered == set()
-    assert crowd.compare({n: c for n, c in effects(daemon.folder / "add.db").items() if n != "x"}).fine
-
-
-def test_another_ingress_takes_the_path_of_a_unix_socket(make: Make, builds: Builds, other: Path) -> None:
-    daemon = make(TWO)
-    daemon.python = builds.python
-    endpoint = f"ipc://{daemon.folder}/in"
-    source = f'source = "zmq+rep://{daemon.folder}/in"'
-    daemon.file.write_text(daemon.file.read_text().replace(f'source = "zmq+rep://127.0.0.1:{daemon.port}"', source))  # type: ignore[attr-defined]
-    daemon.start()
-    (old,) = ingresses(daemon)
-    with zmq.Context() as context, context.socket(zmq.REQ) as early, context.socket(zmq.REQ) as late:
-        for client in (early, late):
-            client.linger = 0
-        early.connect(endpoint)
-        early.send(b"early")
-        assert early.recv() == b"TRUE"
-        use(builds, other)
-        told = daemon.ask("upgrade")
-        assert told["exit"] == 0, told
-        daemon.kill(old, signal.SIGSTOP)
-        late.connect(endpoint)
-        late.send(b"late")
-        assert late.poll(20_000), "new connections meet the new one"
-        daemon.kill(old, signal.SIGCONT)
-        early.send(b"early again")
-        assert early.poll(20_000), "old connections are served by the old one"
-    eventually(lambda: old not in ingresses(daemon), "it leaves when its clients have left")
-    assert sorted(path.name for path in daemon.folder.iterdir() if path.is_socket()) == ["in"]

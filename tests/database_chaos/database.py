@@ -6,6 +6,7 @@ import itertools
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import sqlalchemy
 from chaos_kit import Result, Trial, every, trial
 
+from holdfast.model.crash_loop import BUDGET
 from holdfast.testing import eventually
 from holdfast.testing.crowd import Crowd
 from holdfast.testing.databases import Databases, query
@@ -196,6 +198,27 @@ class _Same:
 
     def make(self, _kind: str) -> str:
         return self._other.url
+
+
+def begin_without_a_store(kind: str, databases: Databases, services: Any) -> Result:
+    """Every worker dies while the store is away; those that take their place wait for it, more often than a crash loop may."""
+    with trial(kind, databases, services, timeout="2s") as one:
+        clients = Crowd(one.port, reqs=4, window=10)
+        with clients:
+            one.answered(clients, 50)
+            one.proxy.cut(refuse=True)
+            for worker in one.daemon.workers():
+                with suppress(AssertionError, ProcessLookupError):
+                    one.daemon.kill(worker["pid"])
+            eventually(lambda: one.daemon.log().count("worker.failed") > BUDGET + 2, "many look for it", 110)
+            job = one.daemon.status()["jobs"][0]
+            assert job["state"] == "paused", job
+            assert "the store is not to be had" in job["reason"]
+            assert job["since"] <= time.time()
+            assert "the store is not to be had" in one.daemon.run("status").stdout
+            one.proxy.heal()
+            one.answered(clients, 50)
+        return one.judge("begin without a store", clients)
 
 
 def fault_points(kind: str, databases: Databases, services: Any, point: str, kills: int = 3) -> Result:

@@ -8,7 +8,8 @@ from chaos_kit import Result, table
 
 from holdfast.testing.databases import Databases
 
-SHORT = [(fault, kind) for fault in ("cut-commit", "away", "kill-server", "slow") for kind in database.SERVERS] + [("stall", "mariadb")]
+FAULTS = ("cut-commit", "away", "kill-server", "slow", "stall")
+SHORT = [(fault, kind) for fault in FAULTS for kind in database.SERVERS]
 
 
 def check(result: Result) -> None:
@@ -19,6 +20,11 @@ def check(result: Result) -> None:
 @pytest.mark.parametrize(("fault", "kind"), SHORT)
 def test_nothing_is_lost_or_doubled(kind: str, fault: str, databases: Databases, services: Any) -> None:
     check(database.run(fault, kind, databases, services))
+
+
+@pytest.mark.parametrize("kind", database.SERVERS)
+def test_workers_that_begin_while_the_store_is_away_wait_for_it(kind: str, databases: Databases, services: Any) -> None:
+    check(database.begin_without_a_store(kind, databases, services))
 
 
 @pytest.mark.parametrize("kind", database.SERVERS)

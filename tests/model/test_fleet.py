@@ -49,6 +49,25 @@ def _crash(world: World, until: float) -> list[float]:
     return starts
 
 
+def test_a_store_that_is_away_is_waited_for_and_no_job_fails_by_it() -> None:
+    """However long: every few seconds one looks again in each slot, and what it lacks is told until it has it."""
+    world, looks = World(2), 0
+    while world.now < 3600.0:
+        while world.starting:
+            world.do(f.Exited(world.starting[0], "the store is not to be had", unavailable=True))
+            looks += 1
+        deadline = world.fleet.next_deadline()
+        assert deadline is not None
+        assert deadline - world.now <= crash_loop.LONGEST_WAIT + 1e-6
+        world.do(f.Tick(), deadline)
+    assert 2 * 3600 / crash_loop.LONGEST_WAIT <= looks <= 2 * 3600 / crash_loop.LONGEST_WAIT + 40
+    assert not [e for e in world.effects if isinstance(e, f.Note) and e.event == "job.failed"]
+    slots = world.fleet.jobs["Fee"].slots.values()
+    assert {(slot.lacks, slot.lacks_since) for slot in slots} == {("the store is not to be had", 0.0)}
+    world.settle()
+    assert {(slot.lacks, slot.misses) for slot in slots} == {("", 0)}
+
+
 @pytest.mark.parametrize("slots", [1, 4])
 def test_a_crash_loop_has_a_budget_a_minute_and_then_the_job_has_failed(slots: int) -> None:
     world = World(slots)

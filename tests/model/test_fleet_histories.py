@@ -100,6 +100,12 @@ class Histories(RuleBasedStateMachine):
         self._do(f.Exited(self._pick(number), "ended", killed, worked))
 
     @rule(number=st.integers(0, 9))
+    def unavailable(self, number: int) -> None:
+        name = self._pick(number)
+        if name not in self.fleet.workers or self.fleet.workers[name].life in (Life.STARTING, Life.DRAINING):
+            self._do(f.Exited(name, "the store is not to be had", unavailable=True))
+
+    @rule(number=st.integers(0, 9))
     def spawn_failed(self, number: int) -> None:
         name = self._pick(number)
         if name not in self.fleet.workers or self.fleet.workers[name].life in (Life.STARTING, Life.DRAINING):

@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.model.recovery import FIRST_PAUSE, FREE_ENDS, LONGEST_PAUSE, STABLE_AFTER, Row, has_other_guard, starts_again
+from holdfast.model.recovery import (
+    FIRST_PAUSE,
+    FREE_ENDS,
+    LONGEST_PAUSE,
+    STABLE_AFTER,
+    Look,
+    Row,
+    Silence,
+    has_other_guard,
+    starts_again,
+)
 
 
 @given(st.lists(st.floats(0, 2 * STABLE_AFTER), max_size=100), st.floats(0, 1))
@@ -52,3 +62,40 @@ def test_only_an_end_that_nobody_asked_for(status: int, killed: bool, asked: boo
 )
 def test_a_service_manager_is_a_guard(environ: dict[str, str], parent: str, other: bool) -> None:
     assert has_other_guard(environ, parent) is other
+
+
+def _looks(silence: Silence, *times: float) -> list[Look]:
+    found = []
+    for now in times:
+        silence, what = silence.look(now)
+        found.append(what)
+    return found
+
+
+def test_a_supervisor_is_hung_when_it_owes_an_answer_for_all_the_patience_there_is() -> None:
+    silence = Silence(60.0, 100.0)
+    assert silence.next_look == 115.0
+    assert _looks(silence, 115, 130, 145, 160, 174.9) == [Look.ASK, Look.WAIT, Look.WAIT, Look.WAIT, Look.WAIT]
+    assert _looks(silence, 115, 130, 145, 160, 175) == [Look.ASK, Look.WAIT, Look.WAIT, Look.WAIT, Look.HUNG]
+
+
+def test_an_answer_begins_anew() -> None:
+    silence, _ = Silence(60.0, 100.0).look(115.0)
+    assert _looks(silence.answered(), 130, 145, 160, 175) == [Look.ASK, Look.WAIT, Look.WAIT, Look.WAIT]
+
+
+def test_a_guard_that_is_late_itself_judges_nobody() -> None:
+    silence = Silence(60.0, 100.0)
+    assert _looks(silence, 115, 130, 200, 215, 230, 245) == [Look.ASK, Look.WAIT, Look.ASK, Look.WAIT, Look.WAIT, Look.WAIT]
+    assert _looks(silence, 115, 130, 200, 215, 230, 245, 260)[-1] is Look.HUNG
+
+
+@given(st.floats(0.1, 3600.0), st.lists(st.floats(0.0, 7200.0), max_size=50))
+def test_nobody_is_hung_who_was_not_waited_for_without_a_gap(patience: float, gaps: list[float]) -> None:
+    silence, now, good = Silence(patience, 0.0), 0.0, 0.0
+    for gap in gaps:
+        now += gap
+        on_time = gap <= 2 * silence.interval
+        silence, what = silence.look(now)
+        good = good + gap if on_time else 0.0
+        assert what is not Look.HUNG or (on_time and good >= patience * 0.999)

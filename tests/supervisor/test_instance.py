@@ -63,7 +63,7 @@ def test_the_pid_file_is_whole_and_readable(tmp_path: Path) -> None:
 def test_what_a_dead_supervisor_left_is_ended(tmp_path: Path) -> None:
     instance = _instance(tmp_path)
     with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE) as child:
-        instance.write_children([child.pid])
+        instance.write_children({child.pid: process.start_time(child.pid)})
         assert instance.end_leftovers() == [child.pid]
         assert child.wait() == -signal.SIGKILL
 
@@ -92,7 +92,7 @@ def test_root_ends_nothing_that_is_not_the_service_users(open_path: Path) -> Non
     instance.make_directories()
     cat = ["/bin/cat"]
     with subprocess.Popen(cat, stdin=subprocess.PIPE) as roots, subprocess.Popen(cat, stdin=subprocess.PIPE, user="nobody") as ours:
-        instance.write_children([roots.pid, ours.pid])
+        instance.write_children({pid: process.start_time(pid) for pid in (roots.pid, ours.pid)})
         assert instance.end_leftovers() == [ours.pid]
         assert ours.wait() == -signal.SIGKILL
         roots.communicate()

@@ -95,7 +95,7 @@ def _command(kind: str, *more: str) -> list[str]:
 
 def _guarding(ground: Ground) -> dict[str, Any]:
     """What a guard must know, since it reads no file: whose daemon it is, and where to write that it was needed."""
-    names = ("name", "app", "run_dir", "log", "log_format", "umask")
+    names = ("name", "app", "run_dir", "log", "log_format", "umask", "guard_patience")
     identity = dataclasses.asdict(ground.identity) if ground.identity is not None else None
     return {**{name: getattr(ground.options, name) for name in names}, "identity": identity}
 

@@ -49,6 +49,7 @@ class Door:
         self.number = number
         self._limits = wanted.limits
         self._connects = wanted.connect
+        self._publisher = wanted.endpoint if wanted.connect and wanted.transport == "sub" else ""
         self._reactor = reactor
         self._refused = refused
         self._socket = open_socket(context, wanted)
@@ -132,6 +133,9 @@ class Door:
         """No new client; with `shut` this door sees to it, else the supervisor has (it took the path away, or steers)."""
         if shut and not self._connects:
             self.clients.shut_for_good()
+        if self._publisher:  # it publishes on, and whoever takes our place would get the same; what has come is read
+            self._socket.disconnect(self._publisher)
+            self._publisher, self._touched = "", True
         if self.retired_at is None:
             self.retired_at = now
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import signal
 from dataclasses import dataclass
@@ -146,6 +147,7 @@ def is_stopped(pid: int) -> bool:
     return _stat(pid)[:1] == ["T"]
 
 
+@functools.cache
 def boot_id() -> str:
     """Changes with every boot of the machine: PIDs and start times of another boot mean nothing."""
     with open("/proc/sys/kernel/random/boot_id") as file:

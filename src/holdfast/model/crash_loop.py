@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 STABLE_AFTER = 30.0  # a worker that was active so long was no crash at start
 FREE_DEATHS = 3  # so many deaths in a row are replaced at once
 FIRST_DELAY, LONGEST_DELAY = 0.1, 30.0
+LONGEST_WAIT = 5.0  # between two looks whether what was not to be had is there again
 BUDGET, WINDOW = 8, 60.0  # restarts in so many seconds
 FIRST_REST, LONGEST_REST = 30.0, 600.0
 
@@ -22,6 +23,11 @@ def delay(deaths: int, jitter: float) -> float:
     """How long a slot waits after so many deaths in a row."""
     over = deaths - FREE_DEATHS
     return 0.0 if over <= 0 else min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(over - 1, 20)) * jitter
+
+
+def wait(misses: int, jitter: float) -> float:
+    """How long a slot waits after so many workers in a row that could not have their store or broker."""
+    return min(LONGEST_WAIT, FIRST_DELAY * 2.0 ** min(misses, 20)) * jitter
 
 
 class Health(enum.Enum):

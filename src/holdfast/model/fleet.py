@@ -184,7 +184,10 @@ class Fleet:
         if was is not Life.DRAINING:
             effects.append(Note("worker.died", worker.id, event.how, worker.job))
             stable = was is Life.ACTIVE and (now - since >= crash_loop.STABLE_AFTER or (event.killed and not worker.killed))
-            self._account(job, slot, worker, stable or event.worked, now, effects)
+            if event.unavailable:
+                self._miss(job, slot, worker, event.how, now)
+            else:
+                self._account(job, slot, worker, stable or event.worked, now, effects)
             if self.rollout is not None:
                 self.rollout.died(self, worker, was, event, now, effects)
         else:
@@ -210,6 +213,15 @@ class Fleet:
         elif job.crashes.crashed(worker.id, now, self.jitter()):
             rest = job.crashes.retry_at - now
             effects.append(Note("job.failed", "", f"its workers die again and again; next try in {rest:.0f} s", job.name, "error"))
+
+    def _miss(self, job: JobFleet, slot: Slot, worker: Worker, how: str, now: float) -> None:
+        """What it needs is away, which no worker is to blame for: others look again and again, and the job never fails by it."""
+        if not slot.lacks:
+            slot.lacks_since = now
+        slot.lacks = how
+        slot.misses += 1
+        slot.not_before = now + crash_loop.wait(slot.misses, self.jitter())
+        job.crashes.gone(worker.id, now)
 
     def _hung(self, name: str, reason: str, effects: list[Effect]) -> None:
         worker = self.workers.get(name)
@@ -362,6 +374,8 @@ class Fleet:
 
     def _activate(self, worker: Worker, now: float, effects: list[Effect]) -> None:
         if worker.step(Step.ACTIVATED, now, None):
+            slot = self._place(worker)[1]
+            slot.lacks, slot.misses = "", 0
             effects.append(Activate(worker.id))
 
     def _place(self, worker: Worker) -> tuple[JobFleet, Slot]:

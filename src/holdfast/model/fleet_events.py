@@ -55,7 +55,7 @@ class Ready:
 class Exited:
     """The worker is reaped. `how` is for people; `killed`: by SIGKILL, which is not its code's doing unless we sent it.
 
-    `worked`: it had handled something; `born`: it had come to life.
+    `worked`: it had handled something; `born`: it had come to life; `unavailable`: its store or broker was not to be had.
     """
 
     worker: str
@@ -63,6 +63,7 @@ class Exited:
     killed: bool = False
     worked: bool = False
     born: bool = True
+    unavailable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,9 @@ class DaemonOptions:
     settings: str = option("", "path", "The app's own settings file: INI, TOML, JSON or YAML.")
     start_timeout: float = option(30.0, "duration", "How long `start` waits for every job to be ready.", least=0.1)
     stop_timeout: float = option(30.0, "duration", "How long `stop` lets begun work finish.", least=0.0)
+    guard_patience: float = option(
+        60.0, "duration", "How long a supervisor under `guard` may answer nothing before another takes its place; 0s: for ever.", least=0.0
+    )
     probation: float = option(3.0, "duration", "How long new workers of a reload prove themselves, counted from the last slot.", least=0.0)
 
 

@@ -1,14 +1,24 @@
-"""When the guard starts a supervisor that has ended: at once, later, or not at all. Pure; times are seconds."""
+"""When the guard starts a supervisor that has ended, at once, later, or not at all; and when it ends one that hangs. Pure; seconds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 
 STABLE_AFTER = 30.0  # a supervisor that was ready so long has not ended because of how it was started
 FREE_ENDS = 3  # so many ends in a row are followed by a start at once
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 _DOUBLINGS_THAT_MATTER = 30
+LONGEST_INTERVAL = 15.0  # between two questions to the supervisor
+
+
+class Look(Enum):
+    """What a look at the supervisor comes to."""
+
+    ASK = "ask"
+    WAIT = "wait"
+    HUNG = "hung"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +46,36 @@ def starts_again(*, status: int, killed: bool, asked: bool, was_ready: bool) -> 
     (`was_ready`): then somebody waits for the verdict.
     """
     return was_ready and not asked and (killed or status != 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Whether a supervisor that lives still answers: it is asked something every `interval`, and looked at then."""
+
+    patience: float
+    looked_at: float
+    asked_at: float | None = None  # the question that it has not answered yet
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two looks."""
+        return min(LONGEST_INTERVAL, self.patience / 4)
+
+    @property
+    def next_look(self) -> float:
+        """When to look again."""
+        return self.looked_at + self.interval
+
+    def answered(self) -> Silence:
+        """It has said something."""
+        return replace(self, asked_at=None)
+
+    def look(self, now: float) -> tuple[Silence, Look]:
+        """What to do now. Who looks late itself (stopped, a machine that slept) has no right to judge: it asks again first."""
+        late = now - self.looked_at > 2 * self.interval
+        if self.asked_at is None or late:
+            return replace(self, looked_at=now, asked_at=now), Look.ASK
+        return replace(self, looked_at=now), Look.HUNG if now - self.asked_at >= self.patience else Look.WAIT
 
 
 def has_other_guard(environ: Mapping[str, str], parent: str) -> bool:

@@ -25,6 +25,9 @@ class Slot:
     recycle: bool = False  # the incumbent is to be replaced, by the same generation
     deaths: int = 0  # in a row, none of them after a stable time
     not_before: float = 0.0  # cooling down until then
+    misses: int = 0  # workers in a row that could not have what they need
+    lacks: str = ""  # what that is; empty when there is nothing
+    lacks_since: float = 0.0  # monotonic seconds
 
     def wants_heir(self) -> bool:
         """Whether somebody else should be where the incumbent is."""

@@ -14,12 +14,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from holdfast.errors import UnavailableError
+from holdfast.errors import ConfigurationError, UnavailableError
 from holdfast.linux.privileges import Identity, as_user
 from holdfast.linux.steering import release, steer
 from holdfast.model import tally
 from holdfast.model.job_options import JobConfig
 from holdfast.model.options import JobOptions
+from holdfast.model.units import show_size
 from holdfast.model.urls import SourceAddress
 from holdfast.supervisor.boards import Memory
 from holdfast.supervisor.family import Child
@@ -107,6 +108,7 @@ class Entries:
         self._tally: Memory | None = None
         self._numbers = 0
         self.former: Former | None = None
+        self._leaving: dict[str, tuple[str, str]] = {}  # doors that serve on for who is connected: their jobs and addresses
 
     def jobs(self) -> set[str]:
         """Those that have a door."""
@@ -115,13 +117,18 @@ class Entries:
     def bind(self, jobs: Jobs) -> list[Door]:
         """Bind what these jobs want and nobody has bound yet; the new doors. All or none.
 
-        UnavailableError or NoRightsError, naming the job, when an address cannot be had.
+        UnavailableError or NoRightsError, naming the job, when an address cannot be had; ConfigurationError for what cannot change while
+        the address stays.
         """
         new: list[Door] = []
         try:
             for name, job in jobs.items():
-                if job.source is not None and self._door(name, job.source) is None:
-                    new.append(self._make(name, job.source, job.options))
+                if job.source is not None:
+                    there = self._door(name, job.source)
+                    if there is None:
+                        new.append(self._make(name, job.source, job.options))
+                    else:
+                        _require_same_message(there, job.options)
         except Exception:
             self.give_up(new)
             raise
@@ -131,6 +138,7 @@ class Entries:
         """A new ingress is coming: a new epoch, a new tally, whose descriptor stays ours."""
         self.epoch = int.from_bytes(os.urandom(8), "big") >> 2 | 1  # `secrets` would bring libcrypto
         self.listening.clear()
+        self._leaving.clear()  # it knows nobody of the one before
         if self._tally is not None:
             self._tally.close()
         self._tally = Memory.make("tally", tally.SIZE)
@@ -142,9 +150,11 @@ class Entries:
         for door in doors:
             ingress.channel.send(door.packet(), [door.listener.fileno()] if door.listener is not None else [])
 
-    def give_up(self, doors: Iterable[Door]) -> None:
-        """Close our listeners of these; who is connected is the ingress's affair."""
+    def give_up(self, doors: Iterable[Door], *, served: bool = False) -> None:
+        """Close our listeners of these; who is connected is the ingress's affair, where the door is still `served`."""
         for door in list(doors):
+            if served and door.listener is not None:
+                self._leaving[door.id] = door.job, door.endpoint
             self.doors.pop(door.id, None)
             other = self.former.doors.pop(door.id, None) if self.former is not None else None
             if other is not None and other.listener is not None:
@@ -156,6 +166,15 @@ class Entries:
                 with as_user(self._identity):
                     if os.path.exists(door.address.path):
                         os.unlink(door.address.path)
+
+    def retired(self, door: str) -> None:
+        """The last client of this door has left: its address is free."""
+        self._leaving.pop(door, None)
+
+    def removed(self, job: str) -> None:
+        """The ingress serves nobody of this job any more."""
+        for door in [door for door, (its_job, _) in self._leaving.items() if its_job == job]:
+            del self._leaving[door]
 
     def unwanted(self, jobs: Jobs) -> list[Door]:
         """Doors that these jobs do not want."""
@@ -255,7 +274,7 @@ class Entries:
         """All of it, for the next program."""
         tally_fd = self._tally.fd if self._tally is not None else -1
         doors = [door.state() for door in self.doors.values()]
-        return EntriesState(doors, self.listening, self.epoch, tally_fd, self._numbers, self._former_state())
+        return EntriesState(doors, self.listening, self.epoch, tally_fd, self._numbers, self._former_state(), self._leaving)
 
     def _former_state(self) -> FormerState | None:
         former = self.former
@@ -269,6 +288,7 @@ class Entries:
         self.doors = {one.id: Door.of(one) for one in state.doors}
         self.listening, self.epoch, self._numbers = state.listening, state.epoch, state.numbers
         self._tally = Memory.of(state.tally) if state.tally >= 0 else None
+        self._leaving = state.leaving
         if (old := state.former) is not None:
             memory = Memory.of(old.tally) if old.tally >= 0 else None
             self.former = Former(old.ingress, old.epoch, memory, {one.id: Door.of(one) for one in old.doors})
@@ -302,7 +322,24 @@ class Entries:
         if address.path:
             with as_user(self._identity):
                 return bind_unix(address.path)
+        if any(endpoint == address.endpoint for _, endpoint in self._leaving.values()):
+            raise UnavailableError(
+                f"{address.endpoint} was given up, and clients that were connected then are still served there",
+                where=f"job {job}, source",
+                remedy="try again when they have left, take another address, or restart",
+            )
         return bind_tcp(address.host, address.port)
+
+
+def _require_same_message(door: Door, options: JobOptions) -> None:
+    """libzmq knows the size when a door is made, and for as long as it is there."""
+    before, after = door.limits["max_message"], options.max_message
+    if before != after:
+        raise ConfigurationError(
+            f"max_message cannot change by a reload while the address stays: it is {show_size(before)} and would be {show_size(after)}",
+            where=f"job {door.job}",
+            remedy="give it another address in the same reload, or restart",
+        )
 
 
 def limits(options: JobOptions) -> dict[str, int]:

@@ -38,6 +38,7 @@ class Child:
     generation: int = 0  # of the application's code; 0 for what runs none
     pid: int = 0
     pidfd: int = -1
+    start_time: int | None = None  # in clock ticks after boot: with the PID it names a process
     log: int = -1  # our copy of the read end of its log pipe
     stacks: int = -1  # memfd into which it writes the stacks of its threads when it is asked
     board: Memory | None = None
@@ -94,19 +95,22 @@ class Child:
 
 
 class Family:
-    """All children by id. `on_packet` gets what they say, `on_exit` how they ended, after which they are forgotten."""
+    """All children by id. `on_packet` gets what they say, `on_exit` how they ended, after which they are forgotten. `write` gets PIDs
+    with their start times.
+    """
 
     def __init__(
         self,
         loop: Loop,
         on_packet: Callable[[Child, Packet, list[int]], None],
         on_exit: Callable[[Child, process.Exit], None],
-        on_change: Callable[[list[int]], None],
+        write: Callable[[Mapping[int, int | None]], None],
     ) -> None:
         self._loop = loop
         self._on_packet = on_packet
         self._on_exit = on_exit
-        self._on_change = on_change
+        self._write = write
+        self._changed = False
         self.members: dict[str, Child] = {}
 
     def of(self, *kinds: str) -> list[Child]:
@@ -162,6 +166,12 @@ class Family:
             else:
                 events.log("stray.reaped", level="debug", stray=pid, how=str(process.reap(pid)))
 
+    def write_down(self) -> None:
+        """Write down who is there, where that has changed; but not while one is being born: that one is waited for."""
+        if self._changed and all(child.pid for child in self.members.values()):
+            self._changed = False
+            self._write({child.pid: child.start_time for child in self.members.values()})
+
     def strays(self) -> list[int]:
         """Children of this process that are none of ours: helpers that user code has left behind."""
         known = {child.pid for child in self.members.values()}
@@ -177,7 +187,7 @@ class Family:
             child = Child.of(state)
             self._add(child)
             if child.pid:
-                child.pidfd = os.pidfd_open(child.pid)
+                child.pidfd, child.start_time = os.pidfd_open(child.pid), process.start_time(child.pid)
                 self._loop.watch(child.pidfd, lambda child=child: self._ended(child))  # type: ignore[misc]
 
     def left_by(self, child: Child) -> list[int]:
@@ -192,9 +202,9 @@ class Family:
         self._loop.watch(child.channel.fileno(), lambda: self._heard(child))
 
     def _born(self, child: Child, pid: int, pidfd: int) -> None:
-        child.pid, child.pidfd = pid, pidfd
+        child.pid, child.pidfd, child.start_time = pid, pidfd, process.start_time(pid)
         self._loop.watch(pidfd, lambda: self._ended(child))
-        self._changed()
+        self._changed = True
 
     def _heard(self, child: Child) -> None:
         while child.id in self.members:
@@ -216,7 +226,7 @@ class Family:
         self._heard(child)  # its last words
         self._forget(child)
         self._on_exit(child, how)
-        self._changed()
+        self._changed = True
 
     def _forget(self, child: Child) -> None:
         self.members.pop(child.id, None)
@@ -228,9 +238,6 @@ class Family:
                 os.close(fd)
         if child.board is not None:
             child.board.close()
-
-    def _changed(self) -> None:
-        self._on_change([child.pid for child in self.members.values() if child.pid])
 
 
 def end(pids: list[int]) -> None:

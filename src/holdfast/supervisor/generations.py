@@ -112,7 +112,7 @@ class Generations:
         for door in self._supervisor.entries.unwanted(generation.jobs):
             if door.job in generation.jobs:
                 self._supervisor.tell_ingress({"do": "retire", "door": door.id})
-                self._supervisor.entries.give_up([door])
+                self._supervisor.entries.give_up([door], served=True)
         for name, job in generation.jobs.items():
             self._supervisor.tell_ingress({"do": "limits", "job": name, "limits": limits(job.options)})
         if _log_form(before) != _log_form(generation.options):

@@ -2,8 +2,9 @@
 
     process.py guard --boot FD [--report FD]
 
-It waits for signals and for the supervisor's verdict, and polls nothing. What a dead supervisor has left comes to the guard, a
-subreaper, and is ended before the next one starts. Run as root it opens two files, lock and log, with the service user's rights.
+It waits for signals and for the supervisor's verdict, and asks the supervisor something now and then. What a dead supervisor has left
+comes to the guard, a subreaper, and is ended before the next one starts. Run as root it opens two files, lock and log, with the service
+user's rights.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from holdfast.linux import process
 from holdfast.linux.channel import from_memfd, to_memfd
 from holdfast.linux.process import Exit
 from holdfast.model.recovery import Row, starts_again
+from holdfast.supervisor.guard_pulse import Pulse
 from holdfast.supervisor.guard_records import Diary, Mark
 from holdfast.supervisor.offspring import ENTRY, STANDARD_LIBRARY_ONLY
 from holdfast.supervisor.report import Report
@@ -71,6 +73,7 @@ class Guard:
         self._busy = False
         self._status: int | None = None
         self._waker = -1
+        self._pulse: Pulse | None = None
 
     def run(self) -> int:
         """Until it is stopped, or the first start has failed."""
@@ -85,12 +88,13 @@ class Guard:
     def _turn(self) -> None:
         """Wait for whatever comes next; signals are looked at before exits, so that a stop is known when its consequence is seen."""
         poll = select.poll()
-        for fd in (self._waker, self._verdicts):
+        for fd in (self._waker, self._verdicts, self._pulse.fileno() if self._pulse is not None else -1):
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
-        left = None if self._next_start is None else max(0.0, self._next_start - time.monotonic()) * 1000
-        poll.poll(left)
+        times = [at for at in (self._next_start, self._pulse.next_look if self._pulse is not None else None) if at is not None]
+        poll.poll(max(0.0, min(times) - time.monotonic()) * 1000 + 1 if times else None)
         self._look()
+        self._feel()
         if self._next_start is not None and time.monotonic() >= self._next_start:
             self._end_orphans()
             if self._status is None:
@@ -102,10 +106,29 @@ class Guard:
         self._hear()
         self._reap()
 
+    def _feel(self) -> None:
+        """A supervisor that answers nothing for long is ended, and then it is one that has ended. Not when it is to end anyway."""
+        if self._pulse is None or self._asked:
+            return
+        self._pulse.hear()
+        if time.monotonic() >= self._pulse.next_look and self._pulse.look(time.monotonic()):
+            self._error = f"it answered nothing for {self._document['guarding']['guard_patience']:g} s"
+            self._diary.write("guard.hung", f"the supervisor lives, but {self._error}: ending it", "error", {"pid": self._pid})
+            self._calm()
+            process.pidfd_kill(self._pidfd, signal.SIGKILL)
+
+    def _calm(self) -> None:
+        """Nobody is there to be asked."""
+        if self._pulse is not None:
+            self._pulse.close()
+            self._pulse = None
+
     def _signalled(self, number: int) -> None:
         if number not in FORWARDED:
             return
         self._asked = self._asked or number in ENDING
+        if self._asked:
+            self._calm()
         if self._pid:
             process.pidfd_kill(self._pidfd, number)
         elif number in ENDING:
@@ -164,6 +187,8 @@ class Guard:
         if self._was_ready:
             self._diary.write("guard.recovered", f"started again after: {self._cause}", "warning", self._facts())
         self._mark.note("")
+        if self._document["guarding"].get("guard_patience"):
+            self._pulse = Pulse(self._document["guarding"], self._ready_at)
 
     def _facts(self) -> dict[str, Any]:
         assert self._ready_at is not None
@@ -191,6 +216,7 @@ class Guard:
 
     def _ended(self, how: Exit) -> None:
         self._pid, self._buffer = 0, b""
+        self._calm()
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1

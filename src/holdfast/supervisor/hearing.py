@@ -115,8 +115,12 @@ class Hearing:
     def _on_ingress_listening(self, _child: Child, packet: Packet, _text: str) -> None:
         self._supervisor.entries.listening.add(str(packet["door"]))
 
-    def _on_ingress_retired(self, _child: Child, _packet: Packet, _text: str) -> None:
-        return
+    def _on_ingress_retired(self, child: Child, packet: Packet, _text: str) -> None:
+        change = self._supervisor.reloads.running
+        if not self._is_former(child):
+            self._supervisor.entries.retired(str(packet["door"]))
+        elif isinstance(change, IngressChange):
+            change.retired(str(packet["door"]))
 
     def _on_ingress_removed(self, child: Child, packet: Packet, _text: str) -> None:
         """Of two, the second one's word counts."""
@@ -125,6 +129,7 @@ class Hearing:
         if all(job in one.facts.get("removed", ()) for one in self._supervisor.family.of("ingress")):
             for one in self._supervisor.family.of("ingress"):
                 one.facts["removed"].remove(job)
+            self._supervisor.entries.removed(job)
             self._supervisor.decide(model.Retire(job))
 
     def _on_ingress_drained(self, child: Child, _packet: Packet, _text: str) -> None:
@@ -202,7 +207,8 @@ class Hearing:
         if supervisor.state == "starting":
             supervisor.fail(AppError(f"a worker ended before it was ready: {text}", where=f"job {child.job}", remedy="see the log"))
         worked = bool(reading.counters["handled"])
-        supervisor.decide(model.Exited(child.id, text, killed=how.signal == signal.SIGKILL, worked=worked))
+        away = "failed" in child.facts and how.status == UnavailableError.exit_status and not how.signal
+        supervisor.decide(model.Exited(child.id, text, killed=how.signal == signal.SIGKILL, worked=worked, unavailable=away))
 
     def _prepare_ended(self, child: Child, how: Exit, _now: float) -> None:
         if child.facts.get("prepared"):
@@ -240,6 +246,8 @@ class Hearing:
         if self._is_former(child):
             events.log("ingress.gone", f"the one before: {how}", level="info" if child.facts.get("drained") else "error")
             supervisor.entries.forget_former()
+            if isinstance(change, IngressChange):
+                change.old_one_has_gone()
             supervisor.decide(model.Join())
             return
         if isinstance(change, IngressChange):

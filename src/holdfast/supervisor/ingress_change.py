@@ -31,10 +31,12 @@ class IngressChange:
         self._waiting = waiting
         self._ended = ended
         self._failure = ""
+        self._subscribed: set[str] = set()  # doors of the old one that get what is published
         limit = supervisor.options.start_timeout
         late = lambda: self.refuse(f"it was not ready within start_timeout, {limit:g} s")  # noqa: E731
         steps = [
-            Step("starting another ingress", self._begin, self._listens, lambda: limit, late),
+            Step("leaving publishers", self._leave, lambda: not self._subscribed, lambda: limit, late),
+            Step("starting another ingress", supervisor.begin_ingress, self._listens, lambda: limit, late),
             Step("starting its workers", self._part, supervisor.fleet.ready, lambda: limit, late),
             Step("leading new connections to it", self._turn_over, lambda: True),
         ]
@@ -72,15 +74,25 @@ class IngressChange:
         for asker in self.askers:
             asker.progress(text)
 
-    def _begin(self) -> None:
+    def retired(self, door: str) -> None:
+        """A door of the old one is closed."""
+        self._subscribed.discard(door)
+
+    def old_one_has_gone(self) -> None:
+        """It is connected to nobody any more."""
+        self._subscribed.clear()
+
+    def _leave(self) -> None:
+        """Two that are connected to a publisher would both get what it publishes. What is pushed goes to one of two anyway."""
         supervisor = self._supervisor
         old = supervisor.family.one("ingress")
         assert old is not None
         supervisor.entries.part(old.id)
         for door in supervisor.entries.doors.values():
-            if door.listener is None:  # two that are connected would both get what is published
+            if door.listener is None:
                 old.channel.send({"do": "retire", "door": door.id})
-        supervisor.begin_ingress()
+                if door.address.transport == "sub":
+                    self._subscribed.add(door.id)
 
     def _listens(self) -> bool:
         return self._supervisor.entries.listening >= self._supervisor.entries.doors.keys()

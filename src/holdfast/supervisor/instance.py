@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from holdfast.errors import ConfigurationError, NoRightsError
@@ -86,13 +87,13 @@ class Instance:
         """Write the PID file whole, by rename, mode 0644."""
         self._write(f"{self.name}.pid", f"{os.getpid()}\n", 0o644)
 
-    def write_children(self, pids: list[int]) -> None:
+    def write_children(self, started: Mapping[int, int | None]) -> None:
         """Write down who must not outlive us: PID, start time, boot.
 
         A run directory that is full or cannot be written any more is told, and stops nothing: only a next start would miss the list.
         """
         boot = process.boot_id()
-        rows = [{"pid": pid, "start_time": process.start_time(pid), "boot_id": boot} for pid in pids]
+        rows = [{"pid": pid, "start_time": start, "boot_id": boot} for pid, start in started.items()]
         try:
             self._write(f"{self.name}.children", json.dumps(rows), 0o600)
         except OSError as error:

@@ -49,7 +49,7 @@ class Loading:
         for door in self._new:
             for ingress in supervisor.family.of("ingress"):
                 ingress.channel.send({"do": "retire", "door": door.id})
-        supervisor.entries.give_up(self._new)
+        supervisor.entries.give_up(self._new, served=bool(supervisor.family.of("ingress")))
         for kind in ("prepare", "zygote", "twin"):
             for child in supervisor.family.of(kind):
                 if child.generation == self.generation.number:

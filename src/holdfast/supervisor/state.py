@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.linux.privileges import Identity
@@ -82,6 +82,7 @@ class EntriesState:
     tally: int
     numbers: int
     former: FormerState | None = None
+    leaving: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

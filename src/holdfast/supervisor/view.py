@@ -48,7 +48,7 @@ def _job(job: JobConfig, fleet: Fleet, members: Mapping[str, Child], entries: En
         "name": job.name,
         "state": state,
         **({"reason": reason} if reason else {}),
-        **({"since": _paused_since(mine, members)} if state == "paused" else {}),
+        **({"since": _paused_since(fleet.jobs.get(job.name), mine, members, now)} if state == "paused" else {}),
         "source": job.shown.get("source", "").strip('"'),
         "listening": entries.endpoint(job.name) if job.name in with_doors else "",
         "store": job.shown.get("store", "").strip('"'),
@@ -94,9 +94,10 @@ def _state(fleet: Fleet, job: JobFleet | None, mine: list[Worker], members: Mapp
     if job is not None and job.crashes.health is not Health.WELL:
         trying = job.crashes.health is Health.TRYING
         return "failed", "its workers died again and again; " + ("one is tried" if trying else "it waits before the next try")
-    paused = [members[w.id].facts["paused"] for w in mine if w.id in members and "paused" in members[w.id].facts]
-    if paused:
-        return "paused", str(paused[0])
+    lacking = [slot.lacks for slot in job.ordinary().values() if slot.lacks] if job is not None else []
+    paused = [str(members[w.id].facts["paused"]) for w in mine if w.id in members and "paused" in members[w.id].facts]
+    if paused or lacking:
+        return "paused", [*paused, *lacking][0]
     if job is None:
         return "starting", ""
     slots = list(job.ordinary().values())
@@ -106,8 +107,11 @@ def _state(fleet: Fleet, job: JobFleet | None, mine: list[Worker], members: Mapp
     return ("degraded" if active else "starting"), f"{len(active)} of {len(slots)} workers are active"
 
 
-def _paused_since(mine: list[Worker], members: Mapping[str, Child]) -> float | None:
+def _paused_since(job: JobFleet | None, mine: list[Worker], members: Mapping[str, Child], now: float) -> float | None:
     """Seconds since the epoch."""
+    lacking = [slot.lacks_since for slot in job.ordinary().values() if slot.lacks] if job is not None else []
+    if lacking:
+        return time.time() - (now - min(lacking))
     return next((members[w.id].facts.get("paused_since") for w in mine if w.id in members and "paused" in members[w.id].facts), None)
 
 

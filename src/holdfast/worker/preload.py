@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 from collections.abc import Iterable
 
 _STORES = {"sqlite": "holdfast.stores.sqlite", "mysql": "holdfast.stores.mysql", "postgresql": "holdfast.stores.postgresql"}
@@ -32,7 +33,7 @@ def use(schemes: Iterable[str]) -> None:
     modules = [module for scheme, module in _STORES.items() if scheme in wanted]
     for module in (*modules, *(_BROKER if wanted & {"amqp", "amqps"} else ())):
         _import(module)
-    if wanted & _STORES.keys():
+    if wanted & _STORES.keys() or "sqlalchemy" in sys.modules:  # an application that has imported it is going to use it
         _warm_up()
 
 
