@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from holdfast.errors import AppError, HoldfastError
 from holdfast.model.delivery import DONE, FAILED
 from holdfast.stores.base import Claim, DeadLetter, Fault, Verdict
+from holdfast.stores.direct import Written
 from holdfast.testing.databases import query
 
 TABLE = "CREATE TABLE IF NOT EXISTS account (name VARCHAR(50), volume NUMERIC(20, 4), note TEXT)"
@@ -182,7 +183,7 @@ def test_delivery_ids_are_looked_up_when_they_come_again(connection: Any, connec
     again = transaction.claim([claim(None, seq, redelivered=True) for seq in [*seqs, 3]])
     assert [decision.verdict for decision in again] == [*[Verdict.DONE] * 5, Verdict.RUN]
     assert (again[1].outcome, again[3].answer, again[0].answer) == (FAILED, b"\0own", b"TRUE")
-    assert transaction.claim([replace(claim(None, 1, redelivered=True), epoch=8)])[0].verdict is Verdict.RUN
+    assert transaction.claim([claim(None, 1, redelivered=True)._replace(epoch=8)])[0].verdict is Verdict.RUN
     transaction.rollback()
 
 
@@ -248,9 +249,9 @@ def test_statement_strings_and_lists(connection: Any) -> None:
 
 
 def test_a_list_of_rows_is_one_statement_whatever_the_literals(connection: Any, kind: str, url: str) -> None:
-    transaction = begin(connection)
     sent: list[str] = []
     sqlalchemy.event.listen(connection.core, "before_cursor_execute", lambda *a: sent.append(a[2]))
+    transaction = begin(connection)
     sql = "INSERT INTO account (name, volume, note) VALUES (:n, 0 + :v, 'a), (:b %') -- :c"
     result = transaction.db.execute(sql, [{"n": f"n{n:03}", "v": n} for n in range(300)])
     assert result.rowcount == 300
@@ -262,6 +263,59 @@ def test_a_list_of_rows_is_one_statement_whatever_the_literals(connection: Any, 
     assert {note for _, _, note in rows} == {"a), (:b %"}
     assert len([s for s in sent if s.startswith("INSERT")]) == 1
     assert len(rows) == 300
+
+
+WRITES = ["UPDATE account SET volume = :v WHERE name = :n", "DELETE FROM account WHERE name = :n AND volume < :v", ADD]
+
+
+@pytest.mark.parametrize("sql", WRITES)
+def test_what_gives_no_rows_goes_to_the_driver_and_looks_the_same(connection: Any, sql: str) -> None:
+    transaction = begin(connection)
+    db, values = transaction.db, {"n": "a", "v": 5}
+    db.execute(ADD, {"n": "a"})
+    short = db.execute(sql, values)
+    assert isinstance(short, Written)
+    with db.savepoint():
+        db.execute("DELETE FROM account")
+        db.execute(ADD, {"n": "a"})
+        long = db.execute(sql, values)
+    assert not isinstance(long, Written)
+    assert (short.rowcount, short.returns_rows) == (long.rowcount, long.returns_rows) == (1, False)
+    for result in (short, long):
+        with pytest.raises(sqlalchemy.exc.ResourceClosedError):
+            result.all()
+        result.close()
+    assert transaction.proof() == ""
+    transaction.rollback()
+
+
+def insert_twice(db: Any, sql: str, rows: Any, around: AbstractContextManager[None]) -> None:
+    with around:
+        db.execute(sql, {"n": "a"})
+        db.execute(sql, rows)
+
+
+@pytest.mark.parametrize("rows", [{"n": "a"}, [{"n": "a"}]])
+def test_errors_are_those_of_sqlalchemy_by_either_way(store: Any, connection: Any, rows: Any) -> None:
+    store.install("CREATE TABLE single (name VARCHAR(50) PRIMARY KEY, volume INTEGER NOT NULL)", lambda _db: None)
+    sql, told = "INSERT INTO single (name, volume) VALUES (:n, 1)", []
+    for long in (False, True):
+        transaction = begin(connection)
+        with pytest.raises(sqlalchemy.exc.IntegrityError) as caught:
+            insert_twice(transaction.db, sql, rows, transaction.db.savepoint() if long else nullcontext())
+        told.append((caught.value.statement, caught.value.params, type(caught.value.orig), caught.value.connection_invalidated))
+        assert ("swallowed" in transaction.proof()) is not long
+        transaction.rollback()
+    assert told[0] == told[1]
+
+
+def test_who_listens_to_statements_hears_them_all(connection: Any) -> None:
+    sent: list[str] = []
+    sqlalchemy.event.listen(connection.core, "after_cursor_execute", lambda *a: sent.append(a[2]))
+    transaction = begin(connection)
+    transaction.db.execute(ADD, {"n": "a"})
+    transaction.rollback()
+    assert [sql for sql in sent if sql.startswith("INSERT INTO account")]
 
 
 def test_rows_of_many_bytes_go_in_several_statements(connection: Any, url: str) -> None:

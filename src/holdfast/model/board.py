@@ -18,6 +18,7 @@ A board of version 1 has no `ident`; workers of the version before may still wri
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -133,9 +134,9 @@ class ThreadBoard:
         at = self._rate + 16 * (period % RATE_SLOTS)
         stamp, done = _U64X2.unpack_from(self._view, at)
         _U64X2.pack_into(self._view, at, period, messages + (done if stamp == period else 0))
-        for latency in latencies_ns:
-            place = self._latency + 8 * bucket(latency)
-            _U64.pack_into(self._view, place, _U64.unpack_from(self._view, place)[0] + 1)
+        for index, count in Counter(map(bucket, latencies_ns)).items():
+            place = self._latency + 8 * index
+            _U64.pack_into(self._view, place, _U64.unpack_from(self._view, place)[0] + count)
 
 
 @dataclass(slots=True)

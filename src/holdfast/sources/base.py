@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from holdfast.model.blame import Suspect
 from holdfast.model.delivery import Delivery
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """The outcome of one delivery, after the commit. `outcome` is DONE or FAILED of holdfast.model.delivery."""
 
     seq: int

@@ -66,7 +66,7 @@ class IngressSource:
         self._send("credit", messages)
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
-        self._send("settled", [(item.seq, item.outcome, item.answer) for item in settlements])
+        self._send("settled", settlements)
 
     def retry(self, seq: int, delay: float, reason: str) -> None:
         self._send("retry", [(seq, delay, reason)])

@@ -10,7 +10,7 @@ import enum
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from holdfast.stores.outbox import Outbox
@@ -27,8 +27,7 @@ class Fault(enum.Enum):
     AWAY = "away"  # the store says that it cannot: full, read-only, no connections left. Pause the source; no message is to blame
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A message that asks the inbox whether it may run. `identity` is None where only the delivery id is at stake."""
 
     epoch: int

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.sql import Executable
 
 from holdfast.errors import HoldfastError
+from holdfast.stores.direct import Direct
 from holdfast.stores.outbox import Outbox
 from holdfast.stores.statements import Statement, parse
 from holdfast.telemetry import events
@@ -37,8 +38,9 @@ class HandlersConnection:
 class Database:
     """Executes statements inside the transaction that is open now."""
 
-    def __init__(self, connection: Connection, outbox: Outbox | None = None) -> None:
+    def __init__(self, connection: Connection, outbox: Outbox | None = None, direct: Direct | None = None) -> None:
         self._connection = connection
+        self._direct = direct
         self._outbox = outbox or Outbox("")
         self.published = False  # whether something waits in the outbox for this transaction's commit
         self._dialect = "mysql" if connection.dialect.name == "mariadb" else connection.dialect.name
@@ -54,26 +56,33 @@ class Database:
         """Run a statement with `:name` parameters, or any SQLAlchemy construct. A list of parameters runs it for each of them.
 
         An INSERT or REPLACE … VALUES with a list goes to a server as statements of many rows; the result is that of the last one.
+        A string that gives no rows goes straight to the driver; its result has `rowcount` and `lastrowid`.
         """
         self.touched = True
         if not isinstance(statement, str):
             return self._connection.execute(statement, parameters)
         parsed = parse(statement, self._dialect)
-        if isinstance(parameters, Sequence):
+        if type(parameters) is not dict and isinstance(parameters, Sequence):  # asking the abstract class takes a microsecond
             return self._many(statement, parsed, parameters)
         sql, values = parsed.bind(parameters or {})
+        return self._send(parsed, sql, values)
+
+    def _send(self, parsed: Statement, sql: str, values: Any, *, many: bool = False) -> CursorResult[Any]:
+        direct = self._direct
+        if parsed.writes and direct is not None and direct.open():
+            return cast("CursorResult[Any]", direct.execute(sql, values, many=many))
         return self._connection.exec_driver_sql(sql, values)
 
     def _many(self, statement: str, parsed: Statement, rows: Sequence[Mapping[str, Any]]) -> CursorResult[Any]:
         if not rows:
             raise HoldfastError("execute got an empty list of parameters", remedy="leave the call out when there is nothing to do")
         if self._dialect == "sqlite":  # no network between: its driver's loop is as fast
-            return self._connection.exec_driver_sql(parsed.plain, [parsed.values(row) for row in rows])
+            return self._send(parsed, parsed.plain, [parsed.values(row) for row in rows], many=True)
         if parsed.rows is None:
             _say_once(statement)
-            return self._connection.exec_driver_sql(parsed.plain, [parsed.values(row) for row in rows])
+            return self._send(parsed, parsed.plain, [parsed.values(row) for row in rows], many=True)
         for sql, values in parsed.many(rows, self._dialect):
-            result = self._connection.exec_driver_sql(sql, values)
+            result = self._send(parsed, sql, values)
         return result
 
     @contextmanager

@@ -27,6 +27,7 @@ ROWS_A_STATEMENT = 150  # six values each stay below the 999 of older SQLite
 _BLOCK = 12  # a row of holdfast_batch covers sequences that agree but for so many bits
 
 Row = tuple[bytes, int, bytes | None]
+_RUN = Decision(Verdict.RUN)
 
 
 def hashed(identity: bytes) -> bytes:
@@ -41,30 +42,40 @@ class Inbox:
         self._connection = connection
         self._scope = scope
         self._granted: set[bytes] = set()  # in this transaction, with no outcome yet
+        self._keys: dict[bytes, bytes] = {}  # of the identities that were claimed in this transaction
 
     def begin(self) -> None:
         """A transaction begins: nothing is granted in it so far."""
         self._granted.clear()
+        self._keys.clear()
 
     def claim(self, claims: Sequence[Claim]) -> list[Decision]:
         """Decide on each claim; see `holdfast.stores.base.Transaction.claim`."""
         delivered = [claim for claim in claims if claim.identity is None and claim.redelivered]
         done = self._in_batches(delivered) if delivered else {}
-        wanted = {hashed(c.identity): c for c in reversed(claims) if c.identity is not None}
+        wanted = {self._key(c.identity): c for c in reversed(claims) if c.identity is not None}
+        if not wanted and not done:
+            return [_RUN] * len(claims)
         fresh, busy = self._insert_or_wait(sorted(wanted), wanted) if wanted else (set(), set())
         self._granted |= fresh
         seen = self._rows(key for key in wanted if key not in fresh and key not in busy)
         decisions = []
         for claim in claims:
             if claim.identity is None:
-                decisions.append(done.get((claim.epoch, claim.seq)) or Decision(Verdict.RUN))
+                decisions.append(done.get((claim.epoch, claim.seq)) or _RUN)
                 continue
-            key = hashed(claim.identity)
+            key = self._keys[claim.identity]
             if key in fresh:
                 decisions.append(_first(claim, wanted[key]))
             else:
                 decisions.append(Decision(Verdict.BUSY) if key in busy else self._seen(claim, key, seen))
         return decisions
+
+    def _key(self, identity: bytes) -> bytes:
+        key = self._keys.get(identity)
+        if key is None:
+            key = self._keys[identity] = hashed(identity)
+        return key
 
     def _insert_or_wait(self, keys: list[bytes], wanted: dict[bytes, Claim]) -> tuple[set[bytes], set[bytes]]:
         """Insert what is not there yet, sorted (two batches then never wait for each other in a circle); what was new, what is contested.
@@ -154,7 +165,7 @@ class Inbox:
 
     def release(self, claims: Sequence[Claim]) -> None:
         """Take claims back that were granted in this transaction."""
-        keys = [hashed(claim.identity) for claim in claims if claim.identity is not None]
+        keys = [self._key(claim.identity) for claim in claims if claim.identity is not None]
         self._granted.difference_update(keys)
         for part in _parts(sorted(keys)):
             own(
@@ -172,7 +183,7 @@ class Inbox:
             if claim.identity is None:
                 blocks.setdefault((claim.epoch, claim.seq >> _BLOCK), []).append((claim.seq, outcome, stored))
             else:
-                key = hashed(claim.identity)
+                key = self._key(claim.identity)
                 self._granted.discard(key)
                 if outcome != DONE or stored is not None:
                     changed.append((outcome, stored, key, claim.digest))
@@ -232,7 +243,7 @@ class Cleaning:
 def _first(claim: Claim, owner: Claim) -> Decision:
     """The first of an identity in a list runs; a second one asks again when the first one's answer is known."""
     if owner is claim:
-        return Decision(Verdict.RUN)
+        return _RUN
     return Decision(Verdict.BUSY if owner.digest == claim.digest else Verdict.CLASH)
 
 

@@ -7,7 +7,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import sqlalchemy
@@ -16,7 +16,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.model.delivery import DONE
 from holdfast.stores.base import Claim, Fault
 from holdfast.stores.inbox import ROWS_A_STATEMENT, Inbox
-from holdfast.stores.server import OrphanError, ServerStore
+from holdfast.stores.server import OrphanError, ServerStore, ServerTransaction
 from holdfast.stores.statements import own
 
 _IN_TRANSACTION = 1  # of the status that the server sends with each answer
@@ -105,6 +105,7 @@ class MysqlStore(ServerStore):
     scheme = "mysql"
     tables = TABLES
     inbox = MysqlInbox
+    listeners = 2
 
     def __init__(self, url: str, job: str, _threads: int, timeout: float) -> None:
         place = sqlalchemy.make_url(url)
@@ -181,6 +182,10 @@ class MysqlStore(ServerStore):
     def whole(self, core: sqlalchemy.Connection) -> str:
         return str(core.info.get("ended", ""))
 
+    def watch(self, transaction: ServerTransaction, core: sqlalchemy.Connection) -> Callable[[str], None]:
+        driver, info = core.connection.driver_connection, core.info
+        return lambda statement: _look(driver, info, transaction, statement)
+
     def lock_for(self, core: sqlalchemy.Connection, name: str) -> bool:
         return bool(own(core, "SELECT GET_LOCK(LEFT(CONCAT('holdfast ', DATABASE(), ' ', ?), 64), 0)", (name,)).scalar() == 1)
 
@@ -232,13 +237,17 @@ def _privileges(core: sqlalchemy.Connection) -> Iterator[str]:
 
 
 def _watch(connection: sqlalchemy.Connection, _cursor: Any, statement: str, _parameters: Any, _context: Any, _many: bool) -> None:
-    """The server says with each answer whether a transaction is open: it must not end before we end it."""
     info = connection.info
     holder = info.get("holdfast")
     current = holder.current if holder is not None else None
     if current is None:
         return
-    status = getattr(connection.connection.driver_connection, "server_status", None)
+    _look(connection.connection.driver_connection, info, current, statement)
+
+
+def _look(driver: Any, info: Any, current: ServerTransaction, statement: str) -> None:
+    """The server says with each answer whether a transaction is open: it must not end before we end it."""
+    status = getattr(driver, "server_status", None)
     if status is None or current.ending:
         return
     if info.get("began") is not current:

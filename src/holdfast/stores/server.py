@@ -23,6 +23,7 @@ from sqlalchemy.pool import NullPool
 from holdfast.errors import AppError, UnavailableError
 from holdfast.model.pace import Pace, recycle_at
 from holdfast.stores.base import Fault
+from holdfast.stores.direct import Direct
 from holdfast.stores.guard import refusal
 from holdfast.stores.inbox import Cleaning, Inbox, Old
 from holdfast.stores.letters import PART, StoredLetters
@@ -56,6 +57,7 @@ class ServerStore:
     one_writer = False
     tables: tuple[str, ...] = ()
     inbox: type[Inbox] = Inbox
+    listeners = 1  # to the statements of a connection
 
     def __init__(self, url: sqlalchemy.URL, job: str, timeout: float, **arguments: Any) -> None:
         self.job = job
@@ -94,6 +96,10 @@ class ServerStore:
     def whole(self, core: sqlalchemy.Connection) -> str:
         """What the driver knows against the transaction that is open; empty when nothing. No round trip."""
         raise NotImplementedError
+
+    def watch(self, transaction: ServerTransaction, core: sqlalchemy.Connection) -> Callable[[str], None] | None:
+        """What looks at the driver after each statement, where something has to."""
+        return None
 
     def lock_for(self, core: sqlalchemy.Connection, name: str) -> bool:
         """Take a lock that ends with the transaction, or soon after; False when another host has it."""
@@ -307,10 +313,21 @@ class ServerTransaction(CoreTransaction):
     """One batch; see `holdfast.stores.base.Transaction`."""
 
     def __init__(self, connection: ServerConnection, core: sqlalchemy.Connection, box: Inbox) -> None:
-        super().__init__(core, box, connection.store.outbox)
         self._connection = connection
         self._store = connection.store
         self._weather: Fault | None = None
+        super().__init__(core, box, connection.store.outbox)
+
+    def _direct(self, core: sqlalchemy.Connection) -> Direct:
+        store = self._store
+        return Direct(core, store.listeners, self.failed, self.refuse, store.watch(self, core))
+
+    def refuse(self, statement: str) -> None:
+        """Raise Refused for what a handler may not send."""
+        why = refusal(statement, self._store.scheme) if self.handling else ""
+        if why:
+            self.db.broken = self.db.broken or why
+            raise Refused(why)
 
     def failed(self, error: BaseException) -> None:
         """A statement failed: unless that leaves the handler, or a savepoint, the handler has swallowed it."""
@@ -423,9 +440,5 @@ def _note_error(context: Any) -> None:
 
 def _refuse(connection: sqlalchemy.Connection, _cursor: Any, statement: str, _parameters: Any, _context: Any, _many: bool) -> None:
     owner = _owner(connection)
-    if owner is None or not owner.handling:
-        return
-    why = refusal(statement, owner._store.scheme)
-    if why:
-        owner.db.broken = owner.db.broken or why
-        raise Refused(why)
+    if owner is not None:
+        owner.refuse(statement)

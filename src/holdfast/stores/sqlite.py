@@ -15,6 +15,7 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 from holdfast.errors import AppError, ConfigurationError, UnavailableError
 from holdfast.stores.base import Fault
+from holdfast.stores.direct import Direct
 from holdfast.stores.hold import FileHold
 from holdfast.stores.inbox import Cleaning, Inbox
 from holdfast.stores.letters import StoredLetters
@@ -219,9 +220,12 @@ class SqliteTransaction(CoreTransaction):
     """One batch; see `holdfast.stores.base.Transaction`."""
 
     def __init__(self, connection: SqliteConnection, turn: Turn, box: Inbox) -> None:
-        super().__init__(connection.core, box, connection.outbox)
         self._connection = connection
         self._turn = turn
+        super().__init__(connection.core, box, connection.outbox)
+
+    def _direct(self, core: sqlalchemy.Connection) -> Direct:
+        return Direct(core, 0, self._connection.note_error)
 
     def proof(self) -> str:
         if self.db.broken:

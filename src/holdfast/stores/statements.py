@@ -5,8 +5,9 @@ SQLAlchemy's `text()` takes `'{"a":1}'` for a parameter and costs several times 
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,6 +27,8 @@ _TOKENS = {
 _TOKEN = {name: re.compile(pattern, re.DOTALL) for name, pattern in _TOKENS.items()}
 _MANY = (list, tuple, set, frozenset)
 _INSERT = re.compile(r"\s*(?:INSERT|REPLACE)\b", re.IGNORECASE)
+_WRITES = re.compile(r"\s*(?:INSERT|REPLACE|UPDATE|DELETE)\b", re.IGNORECASE)
+_GIVES = re.compile(r"\bRETURNING\b|;\s*\S", re.IGNORECASE)
 _VALUES = re.compile(r"\bVALUES?\s*(?=\()", re.IGNORECASE)
 _ROW_BY_ROW = re.compile(r"\bDO\s+UPDATE\b|^\s*,", re.IGNORECASE)
 _MOST_ROWS, _MOST_BYTES = 1000, 1 << 20
@@ -41,6 +44,8 @@ class Statement:
     plain: str  # with one mark for each parameter
     mark: str
     rows: tuple[str, str, str] | None = None  # an INSERT … VALUES, cut before and behind the one row it names
+    writes: bool = False  # it changes rows and gives none
+    pick: Callable[[Mapping[str, Any]], tuple[Any, ...]] = lambda _values: ()  # the values of `names`; KeyError
 
     def bind(self, values: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
         """The driver's statement and its values; a list, tuple or set as a value becomes as many marks, in parentheses."""
@@ -53,7 +58,7 @@ class Statement:
     def values(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
         """The values in order; HoldfastError for one that is missing."""
         try:
-            return tuple([values[name] for name in self.names])
+            return self.pick(values)
         except KeyError as error:
             given = ", ".join(sorted(values)) or "none"
             raise HoldfastError(f"the statement has a parameter :{error.args[0]} that has no value", remedy=f"given are: {given}") from None
@@ -96,7 +101,15 @@ def parse(sql: str, dialect: str = "sqlite") -> Statement:
             names.append(match["name"])
             at = match.end()
     pieces.append(_escaped(sql[at:], mark))
-    return Statement(tuple(pieces), tuple(names), mark.join(pieces), mark, _cut_rows(sql, dialect, mark))
+    flat = blanked(sql, dialect)
+    writes = bool(_WRITES.match(flat)) and not _GIVES.search(flat)
+    return Statement(tuple(pieces), tuple(names), mark.join(pieces), mark, _cut_rows(sql, dialect, mark), writes, _picker(names))
+
+
+def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    if len(names) > 1:
+        return operator.itemgetter(*names)
+    return lambda values: tuple([values[name] for name in names])
 
 
 def _escaped(piece: str, mark: str) -> str:

@@ -10,6 +10,7 @@ import sqlalchemy
 from holdfast.stores import letters
 from holdfast.stores.base import Claim, DeadLetter, Decision
 from holdfast.stores.database import Database
+from holdfast.stores.direct import Direct
 from holdfast.stores.inbox import Inbox
 from holdfast.stores.outbox import Outbox
 
@@ -25,9 +26,13 @@ class CoreTransaction:
         self._transaction = core.begin()
         box.begin()
         self._outbox = outbox
-        self.db = Database(core, outbox)
+        self.db = Database(core, outbox, self._direct(core))
         self.ending = False
         self.handling = False  # whether what is executed comes from a handler
+
+    def _direct(self, core: sqlalchemy.Connection) -> Direct | None:
+        """The short way to the driver, where there is one."""
+        return None
 
     @property
     def lost(self) -> BaseException | None:

@@ -7,7 +7,6 @@ generations, and the few rules here keep the logger, the zygotes with their twin
 from __future__ import annotations
 
 import random
-import signal
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,6 @@ from holdfast.model.inputs import Inputs
 from holdfast.model.job_options import JobConfig
 from holdfast.model.life import Life
 from holdfast.model.options import DaemonOptions
-from holdfast.supervisor import family as families
 from holdfast.supervisor import view
 from holdfast.supervisor.agenda import Agenda, Step
 from holdfast.supervisor.births import Births
@@ -37,8 +35,8 @@ from holdfast.supervisor.logging import LogPipes
 from holdfast.supervisor.loop import Loop
 from holdfast.supervisor.offspring import Launch
 from holdfast.supervisor.reload import Reloads
-from holdfast.supervisor.settings_reload import hand_out
 from holdfast.supervisor.stacks import Stacks
+from holdfast.supervisor.stopping import Stopping
 from holdfast.supervisor.watch import Watch
 from holdfast.telemetry import events
 
@@ -47,7 +45,6 @@ if TYPE_CHECKING:
 
 Answer = dict[str, Any]
 Read = Callable[[], tuple[Inputs, DaemonOptions, str | None]]
-GONE = 2.0  # seconds in which a process that has nothing more to do is gone
 RUNNING = Step("", lambda: None, lambda: False)
 RESPAWN = 1.0  # a twin or a logger is not replaced more often than once in so many seconds
 
@@ -165,25 +162,6 @@ class Supervisor:
             RUNNING,
         ]
 
-    def _stop_steps(self) -> list[Step]:
-        return [
-            Step(
-                "draining the ingress",
-                self._drain_ingress,
-                lambda: "drained" in self.told or all("drained" in one.facts for one in self.family.of("ingress")),
-                self._intake_left,
-                lambda: self.told.add("drained"),  # nobody waits for it any more
-            ),
-            Step("draining workers", self._drain_workers, lambda: self.fleet.stopped() and not self.family.of("prepare", "check")),
-            Step("ending the ingress", lambda: self._leave("ingress"), self._none("ingress"), lambda: GONE, lambda: self._kill("ingress")),
-            Step(
-                "ending the zygotes", self._leave_zygotes, self._none("zygote", "twin"), lambda: GONE, lambda: self._kill("zygote", "twin")
-            ),
-            Step("ending strays", self._end_strays, self._no_strays, lambda: GONE, self._end_strays),
-            Step("ending the logger", self._end_logger, self._none("logger"), lambda: GONE, lambda: self._kill("logger")),
-            Step("ended", self._finish, lambda: True),
-        ]
-
     def _time_left(self) -> float:
         return self.started + self.options.start_timeout - time.monotonic()
 
@@ -256,55 +234,7 @@ class Supervisor:
         self.watch.end()
         self.respawns.clear()
         self.reloads.end("the daemon is stopping")
-        self._agenda = Agenda(self._stop_steps(), lambda name: events.log("stop.step", name, level="debug"))
-
-    def _intake_left(self) -> float:
-        assert self.stop_at is not None
-        left = self.stop_at - time.monotonic()
-        return left - min(2.0, left / 4)
-
-    def _drain_ingress(self) -> None:
-        for ingress in self.family.of("ingress"):
-            ingress.facts.pop("drained", None)
-        self.tell_ingress({"do": "drain"})
-
-    def _drain_workers(self) -> None:
-        assert self.stop_at is not None
-        self._kill("prepare", "check")
-        self.decide(model.Stop(max(0.0, self.stop_at - time.monotonic())))
-
-    def _leave(self, *kinds: str) -> None:
-        for kind in kinds:
-            for child in self.family.of(kind):
-                child.channel.send({"do": "leave"})
-
-    def _end_logger(self) -> None:
-        self.ending_logger = True
-        self.logs.finish()
-
-    def _leave_zygotes(self) -> None:
-        for child in list(self.family.members.values()):
-            if not child.pid:
-                self.family.unborn(child.id)
-        self._leave("zygote", "twin")
-
-    def _none(self, *kinds: str) -> Callable[[], bool]:
-        return lambda: not any(self.family.of(kind) for kind in kinds)
-
-    def _kill(self, *kinds: str) -> None:
-        for kind in kinds:
-            for child in self.family.of(kind):
-                child.kill(signal.SIGKILL)
-
-    def _end_strays(self) -> None:
-        families.end(self.family.strays())
-
-    def _no_strays(self) -> bool:
-        """Those that their death leaves to us are found on the next look."""
-        self.family.reap()
-        left = self.family.strays()
-        families.end(left)
-        return not left
+        self._agenda = Agenda(Stopping(self, self._finish).steps(), lambda name: events.log("stop.step", name, level="debug"))
 
     def _finish(self) -> None:
         self.entries.close()
@@ -327,17 +257,6 @@ class Supervisor:
         """A number for one handing out of settings."""
         self.settings_numbers += 1
         return self.settings_numbers
-
-    def catch_up_settings(self) -> None:
-        """Workers that were born with older settings get those that count now."""
-        for child in self.family.of("worker"):
-            worker = self.fleet.workers.get(child.id)
-            old = child.generation == self.current.number and child.facts.get("settings") != self.current.settings_version
-            if old and worker is not None and worker.life is Life.ACTIVE:
-                number = self.next_settings_id()
-                child.facts["settings"] = self.current.settings_version
-                if hand_out(child, number, self.current.settings_text):
-                    child.channel.send({"do": "keep-settings", "id": number})
 
     # --- processes that are replaced
 

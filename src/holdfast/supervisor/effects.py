@@ -12,6 +12,7 @@ from holdfast.model import fleet_events as model
 from holdfast.model.spec import Role
 from holdfast.supervisor.generation import Generation
 from holdfast.supervisor.reload import Reload
+from holdfast.supervisor.settings_reload import catch_up
 from holdfast.supervisor.state import EffectsState
 from holdfast.telemetry import events
 
@@ -48,7 +49,7 @@ class Effects:
                     self._tell(worker, {"do": "activate"})
                     self._supervisor.watch.activated(worker)
                     events.log("worker.active", worker=worker)
-                    self._supervisor.catch_up_settings()
+                    catch_up(self._supervisor)
                 case model.Drain(worker):
                     self._tell(worker, {"do": "drain"})
                 case model.Kill(worker, stacks):

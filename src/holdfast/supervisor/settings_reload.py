@@ -99,7 +99,7 @@ class SettingsReload:
             self._tell(name, {"do": "keep-settings", "id": self._id})
             if name in supervisor.family.members:
                 supervisor.family.members[name].facts["settings"] = supervisor.current.settings_version
-        supervisor.catch_up_settings()
+        catch_up(supervisor)
         result = {"generation": supervisor.fleet.generation, "pid": supervisor.ground.pid, "changes": ["settings"] if changed else []}
         self._ended(self.askers, {"exit": 0, "result": result})
 
@@ -111,3 +111,15 @@ def hand_out(child: Child, number: int, text: str | None) -> bool:
         return child.channel.send({"do": "reload-settings", "id": number}, [fd])
     finally:
         os.close(fd)
+
+
+def catch_up(supervisor: Supervisor) -> None:
+    """Workers that were born with older settings get those that count now."""
+    for child in supervisor.family.of("worker"):
+        worker = supervisor.fleet.workers.get(child.id)
+        old = child.generation == supervisor.current.number and child.facts.get("settings") != supervisor.current.settings_version
+        if old and worker is not None and worker.life is Life.ACTIVE:
+            number = supervisor.next_settings_id()
+            child.facts["settings"] = supervisor.current.settings_version
+            if hand_out(child, number, supervisor.current.settings_text):
+                child.channel.send({"do": "keep-settings", "id": number})

@@ -151,9 +151,9 @@ class Proxy:
             return link.reset()
         if strike is False:
             return link.reset()
-        target.sendall(data)
         if strike is True:
-            link.deaf = True  # the answer is the sign that the server has done it
+            link.deaf = True  # the answer is the sign that the server has done it; it may come before this thread goes on
+        target.sendall(data)
         return True
 
     def _struck(self, data: bytes) -> bool | None:

@@ -54,8 +54,8 @@ class Batch:
                 self._run_together(transaction, runnable, group)
             else:
                 outcome.late = self._run_each(transaction, runnable, group.way)
-            left = {id(item) for item in outcome.late}
-            outcome.done = [item for item in runnable if item.failure is None and id(item) not in left]
+            begun = runnable[: len(runnable) - len(outcome.late)]  # those not begun are the last
+            outcome.done = [item for item in begun if item.failure is None]
             if outcome.done:
                 self._finish(transaction, outcome, runnable)
             else:

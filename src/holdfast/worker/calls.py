@@ -89,17 +89,20 @@ class Calls:
 
     def identify(self, item: Item, epoch: int) -> None:
         """Make the item's claim. What identity() raises is the item's failure, which is claimed by its delivery id."""
-        self.claim(item, epoch)
         if self._identity is None:
+            self.claim(item, epoch)
             return
         now = self._monotonic_ns()
         self._board.begin(item.delivery.mark or item.delivery.seq, now, now + self._timeout_ns)
         try:
             item.message = self._make(item.delivery)
             identity = as_identity(self._identity(item.message))
-            if identity is not None:
+            if identity is None:
+                item.claim_by_delivery(epoch)
+            else:
                 item.claim_by_identity(epoch, identity)
         except BaseException as error:
+            item.claim_by_delivery(epoch)
             item.failure = failure_of(error)
         finally:
             self._board.end()

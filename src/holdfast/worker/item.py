@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -44,7 +43,7 @@ class Item:
     def doubt(self) -> None:
         """A commit with this message in it has failed, and may have happened nevertheless."""
         if self.claim is not None:
-            self.claim = replace(self.claim, redelivered=True)
+            self.claim = self.claim._replace(redelivered=True)
 
     def claim_by_delivery(self, epoch: int) -> None:
         """Ask for the delivery id alone."""

@@ -156,7 +156,7 @@ class Retrial:
         if decision.outcome == DONE:
             return True
         transaction.release([claim])
-        transaction.claim([replace(claim, redelivered=False)])
+        transaction.claim([claim._replace(redelivered=False)])
         return False
 
     def _handle(self, weather: Weather, transaction: Transaction, message: Message) -> bytes:
