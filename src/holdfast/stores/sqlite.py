@@ -20,7 +20,7 @@ from holdfast.stores.hold import FileHold
 from holdfast.stores.inbox import Cleaning, Inbox
 from holdfast.stores.letters import StoredLetters
 from holdfast.stores.outbox import Outbox
-from holdfast.stores.statements import split
+from holdfast.stores.statements import own, split
 from holdfast.stores.transaction import CoreTransaction
 from holdfast.stores.turn import Turn
 
@@ -42,6 +42,11 @@ TABLES = (
        PRIMARY KEY (letter, part))""",
     """CREATE TABLE IF NOT EXISTS holdfast_outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, scope TEXT NOT NULL, target TEXT NOT NULL,
        routing_key TEXT NOT NULL, message_id TEXT NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL, created_at REAL NOT NULL)""",
+)
+
+_PROBES: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("INSERT OR REPLACE INTO holdfast_dead_body (letter, part, data) VALUES ('probe', 0, ?)", (bytes(1 << 16),)),
+    ("DELETE FROM holdfast_dead_body WHERE letter = 'probe'", ()),
 )
 
 
@@ -189,7 +194,15 @@ class SqliteConnection:
         return self._open
 
     def probe(self) -> None:
-        self.begin().rollback()
+        """Write, commit, and take it back: what is rolled back never meets a full disk."""
+        for sql, values in _PROBES:
+            transaction = self.begin()
+            try:
+                own(self.core, sql, values)
+            except BaseException:
+                transaction.rollback()
+                raise
+            transaction.commit()
 
     def close(self) -> None:
         if self._open is not None:
