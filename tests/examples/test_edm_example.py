@@ -118,9 +118,12 @@ def test_a_refusal_is_a_dead_letter_and_what_may_go_later_goes_later(edm: Edm, s
 
 def test_workers_that_die_send_no_mail_under_another_name(edm: Edm, smtp: tuple[Inbox, int]) -> None:
     inbox, _port = smtp
+    killed: set[int] = set()
     for number in range(5):
         edm.send(*[(f"{number}.{mail}", "ann@example.org") for mail in range(10)])
-        edm.daemon.kill(eventually(edm.daemon.workers, "a worker")[0]["pid"])
+        fresh = eventually(lambda: {worker["pid"] for worker in edm.daemon.workers()} - killed, "a worker that lives")
+        killed |= fresh
+        edm.daemon.kill(fresh.pop())
     wanted = {f"<{number}.{mail}@edm>" for number in range(5) for mail in range(10)}
     eventually(lambda: wanted <= set(inbox.ids()), "all are sent")
     assert set(inbox.ids()) == wanted
