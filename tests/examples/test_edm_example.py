@@ -64,7 +64,7 @@ class Edm:
         toml = (EXAMPLE / "holdfast.toml").read_text().partition("[jobs.Email]\n")
         daemon = re.sub(r"(?m)^(name|app) = .*\n|^\[daemon\]\n|^#.*\n", "", toml[0])
         jobs = toml[2].replace("2s..10m", "1s..1s")
-        self.daemon = DaemonProcess(folder, app, toml=f'{daemon}log = "state/{{date}}.log"\n[jobs.Email]\n{jobs}')
+        self.daemon = DaemonProcess(folder, app, toml=f'{daemon}log = "state/{{date}}.log"\n[jobs.Email]\ncrash_limit = 1000\n{jobs}')
         shutil.copy(EXAMPLE / "edm.ini", folder)
         self.point_at(port)
 
@@ -122,7 +122,7 @@ def test_workers_that_die_send_no_mail_under_another_name(edm: Edm, smtp: tuple[
     for number in range(5):
         edm.send(*[(f"{number}.{mail}", "ann@example.org") for mail in range(10)])
         fresh = eventually(lambda: {worker["pid"] for worker in edm.daemon.workers()} - killed, "a worker that lives")
-        killed |= fresh
+        killed.update(fresh)
         edm.daemon.kill(fresh.pop())
     wanted = {f"<{number}.{mail}@edm>" for number in range(5) for mail in range(10)}
     eventually(lambda: wanted <= set(inbox.ids()), "all are sent")
