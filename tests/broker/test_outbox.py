@@ -13,6 +13,8 @@ import pytest
 import zmq
 from broker_kit import Broker
 
+from holdfast.errors import HoldfastError
+from holdfast.stores.outbox import check_headers
 from holdfast.testing import DaemonProcess, Proxy, eventually, free_port
 from holdfast.testing.databases import Databases, query
 
@@ -216,6 +218,36 @@ def test_dead_letters_go_to_a_broker(make: Make) -> None:
     assert body == f"queue={queue} - fail".encode()
     assert properties.headers["x-holdfast-reason"].endswith("ValueError: after all")
     assert properties.headers["x-holdfast-job"] == "Teller"
+
+
+def test_an_exchange_that_is_not_there_blocks_only_itself(make: Make) -> None:
+    stage = make()
+    stage.daemon.start()
+    queue = stage.queue()
+    with stage.client() as ask:
+        assert ask("exchange=not.there k lost") == b"TRUE"
+        eventually(lambda: "NOT_FOUND" in stage.outbox.get("trouble", ""), "it is told")
+        for number in range(20):
+            assert ask(f"queue={queue} - {number}") == b"TRUE"
+    stage.wait(queue, 20)
+    assert sorted(stage.taken(queue)) == sorted((str(number), str(number)) for number in range(20))
+    assert stage.outbox["messages"] == 1
+
+
+@pytest.mark.parametrize("headers", [{"rate": 1.5}, {"big": 1 << 63}, {"n" * 129: 1}, {"": 1}, {"a": [{"b": b"x"}]}, {1: "x"}])
+def test_headers_that_are_not_carried_fail_at_once(headers: Any) -> None:
+    with pytest.raises(HoldfastError):
+        check_headers(headers)
+
+
+def test_headers_that_are_carried(broker: Broker) -> None:
+    headers = {"text": "é", "number": -(1 << 63), "truth": True, "nothing": None, "list": [1, "a", {"b": [None]}], "n" * 128: {}}
+    check_headers(headers)
+    with broker.channel() as channel:
+        queue = channel.queue_declare("", exclusive=True).method.queue
+        channel.basic_publish("", queue, b"", pika.BasicProperties(headers=headers))
+        eventually(lambda: channel.queue_declare(queue, passive=True).method.message_count, "it is there")
+        assert channel.basic_get(queue, auto_ack=True)[1].headers == headers
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def check_of(tmp_path: Path, toml: str) -> Any:
 def test_check_counts_connections_with_the_heirs(tmp_path: Path, databases: Databases) -> None:
     told = check_of(tmp_path, f'store = "{databases.make("postgresql")}"\nprocesses = 40\n')
     assert told.returncode == 0
-    assert "Fee: store: the daemon can open 328 connections (a rollout's heirs included)" in told.stdout
+    assert "Fee: store: the daemon can open 720 connections (a rollout's heirs included)" in told.stdout
 
 
 def test_check_says_when_the_server_is_not_there(tmp_path: Path) -> None:

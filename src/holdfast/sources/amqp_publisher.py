@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pika
+import pika.exceptions
 
 from holdfast.model.broker import BrokerAddress
 from holdfast.sources.amqp_link import Connection, Link, told
@@ -103,14 +105,19 @@ class Publisher:
             channel.queue_declare(publication.queue, durable=True, arguments=dict(publication.arguments or {}), callback=_nothing)
             self._declared.add(publication.queue)
         publication.properties.delivery_mode = _DURABLE
-        channel.basic_publish(publication.exchange, publication.key, publication.body, publication.properties, mandatory=True)
+        try:
+            channel.basic_publish(publication.exchange, publication.key, publication.body, publication.properties, mandatory=True)
+        except (pika.exceptions.AMQPError, struct.error, TypeError, ValueError) as error:  # nothing of it was sent
+            done(f"it cannot be written as AMQP: {error!r}")
+            return
         self._sent += 1
         self._unconfirmed[self._sent] = publication, done
 
-    def _on_return(self, _channel: Any, method: Any, _properties: Any, body: bytes) -> None:
+    def _on_return(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
         """Comes before the confirm of the message that nobody takes, and does not say which one that is."""
+        came = (method.exchange, method.routing_key, properties.message_id, body)
         for number, (one, _done) in self._unconfirmed.items():
-            if number not in self._returned and (one.exchange, one.key, one.body) == (method.exchange, method.routing_key, body):
+            if number not in self._returned and (one.exchange, one.key, one.properties.message_id, one.body) == came:
                 where = f"exchange '{method.exchange}'" if method.exchange else "the broker"
                 self._returned[number] = f"{method.reply_code} {method.reply_text}: no queue takes '{method.routing_key}' at {where}"
                 return

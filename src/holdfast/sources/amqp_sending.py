@@ -34,21 +34,22 @@ class Message(Protocol):
 
 
 class Senders:
-    """A publisher for each broker, made when it is needed. Used by one thread."""
+    """A publisher for each exchange, made when it is needed: one that is not there costs the others nothing. Used by one thread."""
 
     def __init__(self, targets: Targets, name: str) -> None:
         self._targets = targets
         self._name = name
         self._loop = NestedLoop()
-        self._publishers: dict[BrokerAddress, Publisher] = {}
+        self._publishers: dict[tuple[BrokerAddress, str], Publisher] = {}
 
     def send(self, message: Message, done: Done) -> None:
         """Publish; `done` is told how it ended, inside of `wait`. ConfigurationError when nobody knows who we are there."""
         address = self._targets.broker(message.target)
         target = self._targets.target(message.target)
-        publisher = self._publishers.get(address)
+        place = address, target.exchange
+        publisher = self._publishers.get(place)
         if publisher is None:
-            publisher = self._publishers[address] = Publisher(self._loop, address, self._name)
+            publisher = self._publishers[place] = Publisher(self._loop, address, self._name)
         properties = pika.BasicProperties(
             message_id=message.message_id, headers=dict(message.headers) or None, timestamp=int(message.created_at)
         )

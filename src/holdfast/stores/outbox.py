@@ -21,6 +21,7 @@ from holdfast.stores.statements import own
 
 MOST_BYTES = 4 << 20  # of one body: every database and driver takes it in one row
 _LONGEST_NAME = 255
+_LONGEST_HEADER = 128
 _PART = 100
 
 
@@ -60,10 +61,11 @@ class Outbox:
         target = self.targets.target(url)
         data = body.encode() if isinstance(body, str) else bytes(body)
         check(target, data, key, message_id)
+        check_headers(headers or {})
         try:
             text = json.dumps(dict(headers or {}))
         except (TypeError, ValueError) as error:
-            raise HoldfastError(f"the headers cannot be kept: {error}", remedy="use text, numbers, booleans, lists") from None
+            raise HoldfastError(f"the headers cannot be kept: {error}", remedy="use text, whole numbers, booleans, lists") from None
         values = (self.scope, target.url, key, message_id or uuid.uuid4().hex, text, data, time.time())
         sql = "INSERT INTO holdfast_outbox (scope, target, routing_key, message_id, headers, body, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)"
         own(connection, sql, values)
@@ -80,6 +82,27 @@ def check(target: Target, body: bytes, key: str, message_id: str | None) -> None
     for what, text in (("key", key), ("message_id", message_id or "")):
         if len(text.encode()) > _LONGEST_NAME or "\0" in text:
             raise HoldfastError(f"{what} is longer than {_LONGEST_NAME} bytes, or holds a NUL", remedy="use a shorter one")
+
+
+def check_headers(headers: Mapping[str, Any]) -> None:
+    """HoldfastError for what AMQP's tables, or JSON, do not carry; else it would be found out when the handler has long returned."""
+    for name, value in headers.items():
+        if not isinstance(name, str) or not 0 < len(name.encode()) <= _LONGEST_HEADER:
+            raise HoldfastError(f"the name of a header is no text of 1 to {_LONGEST_HEADER} bytes: {name!r}", remedy="use a shorter one")
+        _check_value(name, value)
+
+
+def _check_value(name: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        check_headers(value)
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            _check_value(name, one)
+    elif isinstance(value, int):
+        if not -(1 << 63) <= value < 1 << 63:
+            raise HoldfastError(f"header {name!r} is a number of more than 64 bits", remedy="write it as text")
+    elif value is not None and not isinstance(value, str):
+        raise HoldfastError(f"header {name!r} is {type(value).__name__}, which is not carried", remedy="write it as text")
 
 
 def waiting(connection: Connection, scope: str, most: int, without: Collection[tuple[str, str]] = ()) -> list[Outgoing]:
