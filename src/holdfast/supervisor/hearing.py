@@ -48,7 +48,11 @@ class Hearing:
         supervisor = self._supervisor
         if not packet["lines"] and supervisor.state == "starting":
             supervisor.fail(
-                UnavailableError(f"the log cannot be written: {packet['reason']}", where="log", remedy="correct 'log' in [daemon]")
+                UnavailableError(
+                    f"the log {supervisor.options.log} cannot be written: {packet['reason']}",
+                    where="log",
+                    remedy="correct 'log' in [daemon]",
+                )
             )
         supervisor.logs.lost += int(packet["lines"])
 
