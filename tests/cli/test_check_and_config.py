@@ -6,11 +6,14 @@ import json
 import os
 import re
 import socket
+import sys
 from typing import Any
 
 import pytest
 from cli_kit import Bench
 
+from holdfast.cli import clerk
+from holdfast.errors import ConfigurationError
 from holdfast.testing import free_port
 
 
@@ -64,6 +67,7 @@ def test_a_syntax_error_comes_with_its_traceback(bench: Bench) -> None:
         ("[programs.x]\ncommand = ['php']", "not run in this version"),
         ("[jobs.Fee]\nstore = 'sqlite:///no/such/folder/fee.db'", "cannot write beside .*no/such/folder/fee.db"),
         ("[daemon]\nname = ", "holdfast.toml:2:8: not TOML"),
+        ("[jobs.Other]\n", r"known: Fee\. A table of another name needs class"),
     ],
 )
 def test_a_wrong_configuration_is_told(bench: Bench, toml: str, says: str) -> None:
@@ -82,6 +86,29 @@ def test_a_port_in_use_is_told_unless_it_is_our_own(bench: Bench) -> None:
         assert f"Fee.source: 127.0.0.1:{bench.port} is in use by another process" in done.stderr
         bench.daemon()
         assert bench.holdfast("check", "fee.py").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "says"), [("run_dir", "x/run_dir cannot be made"), ("state_dir", "x/state_dir cannot be made"), ("log", "x cannot be written")]
+)
+def test_a_place_that_cannot_be_written_is_told(bench: Bench, key: str, says: str) -> None:
+    """By whoever starts it, or as root by the service user where it is one of his."""
+    (bench.folder / "x").write_text("a file, and no folder")
+    bench.environ = {f"HOLDFAST_{key.upper()}": str(bench.folder / "x" / key)}
+    done = bench.holdfast("check", "fee.py")
+    assert (done.returncode, says in done.stderr, "[daemon]" in done.stderr) == (4, True, True), done.stderr
+    assert {"run", "state"} & {path.name for path in bench.folder.iterdir()} == set(), "nothing is made"
+
+
+@pytest.mark.parametrize("what", [{"store": "mysql://h/d"}, {"store": "postgresql://h/d"}, {"store": "", "broker": True}])
+def test_a_driver_that_is_missing_is_told_before_the_start(what: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(("holdfast.stores.", "pymysql", "psycopg", "pika"))]:
+        monkeypatch.delitem(sys.modules, name)
+    for driver in ("pika", "pymysql", "psycopg"):
+        monkeypatch.setitem(sys.modules, driver, None)
+    with pytest.raises(ConfigurationError, match=r"which is not installed; pip install 'holdfast\[\w+\]'") as found:
+        clerk.TASKS["findings"]({"jobs": [{"name": "Fee", "threads": 1, "connections": 1, "broker": False, **what}]})
+    assert found.value.__cause__ is None, "one sentence is enough: no traceback comes with it"
 
 
 def test_what_to_know_before(bench: Bench) -> None:

@@ -66,6 +66,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["strat", "fee.py"], 2, "unknown command 'strat'; did you mean 'start'?"),
         (["frobnicate"], 2, "unknown command 'frobnicate'; see 'holdfast help'"),
+        (["help", "strat"], 2, "unknown command 'strat'; did you mean 'start'?"),
         (["check", "--frob"], 2, "unrecognized arguments: --frob; see 'holdfast check --help'"),
         (["check", "a", "b"], 2, "unrecognized arguments: b"),
         (["check", "--set", "x"], 2, "--set: 'x' sets nothing; write --set jobs.Fee.processes=4"),

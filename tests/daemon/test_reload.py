@@ -108,6 +108,11 @@ def _toml(daemon: DaemonProcess, text: str) -> None:
     daemon.toml.write_text(daemon.toml.read_text() + text)
 
 
+def _user(daemon: DaemonProcess, **those: str) -> None:
+    lines = [line for line in daemon.toml.read_text().splitlines() if line.partition(" =")[0] not in those]
+    daemon.toml.write_text("\n".join([*lines, *(f'{key} = "{value}"' for key, value in those.items())]) + "\n")
+
+
 def _busy_port(daemon: DaemonProcess) -> socket.socket:
     taken = socket.socket()
     taken.bind(("127.0.0.1", 0))
@@ -122,6 +127,9 @@ BROKEN: dict[str, tuple[Callable[[DaemonProcess], object], str]] = {
     "wrong value": (lambda d: _toml(d, '[jobs.Add]\nprocesses = "many"\n'), "jobs.Add.processes"),
     "no such job": (lambda d: _toml(d, "[jobs.Nobody]\n"), "Nobody"),
     "another name": (lambda d: d.toml.write_text(d.toml.read_text().replace('name = "t"', 'name = "u"')), "name cannot change by a reload"),
+    "another run_dir": (lambda d: d.toml.write_text(d.toml.read_text().replace('"run"', '"other"')), "run_dir cannot change"),
+    "another user": (lambda d: _user(d, user="nobody"), "user cannot change"),
+    "another group": (lambda d: _user(d, group="nogroup"), "group cannot change"),
     "another state_dir": (lambda d: d.toml.write_text(d.toml.read_text().replace('"state"', '"other"')), "state_dir cannot change"),
     "missing settings": (lambda d: _toml(d, 'settings = "none.ini"\n'), "none.ini"),
     "syntax error": (lambda d: write(d, 2, top="x x x"), "SyntaxError"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from holdfast.model.layers import JOBS_PREFIX, PREFIX, variable
 from holdfast.model.options import DAEMON_OPTIONS, JOB_OPTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -29,3 +30,12 @@ def test_every_test_that_a_guarantee_names_is_there() -> None:
         code = (ROOT / entry[0]).read_text()
         for name in re.findall(r"`(test_\w+)`", entry[1]):
             assert f"def {name}(" in code, f"{entry[0]} has no {name}"
+
+
+def test_the_variables_of_the_reference_are_those_that_are_read() -> None:
+    page = (ROOT / "docs" / "reference" / "configuration.md").read_text()
+    rows = [line.split("`") for line in page.splitlines() if line.startswith("| `")]
+    told = {(row[-2].startswith(JOBS_PREFIX), row[1]): row[-2] for row in rows}
+    assert told == {(False, option): PREFIX + option.upper() for option in DAEMON_OPTIONS} | {
+        (True, option): variable("name", option) for option in JOB_OPTIONS
+    }

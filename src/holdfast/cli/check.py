@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,8 +13,9 @@ from holdfast.cli.children import clerk, configured
 from holdfast.cli.command import Call, Command
 from holdfast.cli.following import lock_path
 from holdfast.cli.preflight import Ground, examine
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, NoRightsError
 from holdfast.linux.holder import holder
+from holdfast.linux.privileges import Identity, as_user
 from holdfast.model.broker import NO_LIMIT
 from holdfast.model.configuration import Configuration, JobConfig, require_runnable
 from holdfast.model.spec import guarantee
@@ -38,12 +40,19 @@ def check(call: Call) -> Checked:
     if ground.options.settings:
         clerk("settings", ground, path=ground.options.settings)
     warnings = list(_warnings(configuration))
-    stores = [
-        {"name": job.name, "store": job.options.store, "threads": job.options.threads, "connections": _connections(configuration, job)}
+    jobs = [
+        {
+            "name": job.name,
+            "store": job.options.store,
+            "threads": job.options.threads,
+            "connections": _connections(configuration, job),
+            "broker": job.queue is not None or bool(job.options.outbox) or (job.options.dead_letter or "").startswith("amqp"),
+        }
         for job in configuration.jobs.values()
     ]
-    if any(store["store"] for store in stores):
-        warnings += clerk("findings", ground, jobs=stores)
+    if any(job["store"] or job["broker"] for job in jobs):
+        warnings += clerk("findings", ground, jobs=jobs)
+    _check_places(ground)
     _check_ports(ground, configuration)
     return Checked(ground, configuration, warnings)
 
@@ -107,6 +116,28 @@ def _warnings(configuration: Configuration) -> Iterator[str]:
 
 def _in_memory(store: StoreAddress | None) -> bool:
     return store is not None and not store.server and not store.path
+
+
+def _check_places(ground: Ground) -> None:
+    """NoRightsError for a folder that the daemon could not make or write. Its own are given to the service user when they are made."""
+    options = ground.options
+    for directory in dict.fromkeys((options.run_dir, options.state_dir)):
+        is_used = os.path.isdir(directory) and bool(os.listdir(directory))
+        _require_writable(directory, ground.identity if is_used else None, "set run_dir and state_dir in [daemon]")
+    folder = os.path.dirname(options.log)
+    if options.log != "-" and not f"{folder}/".startswith(f"{options.state_dir}/"):
+        _require_writable(folder, ground.identity, "correct 'log' in [daemon]")
+
+
+def _require_writable(directory: str, identity: Identity | None, remedy: str) -> None:
+    there = directory
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    with as_user(identity):
+        writable = os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK, effective_ids=True)
+    if not writable:
+        user = identity.user if identity is not None else "this user"
+        raise NoRightsError(f"{directory} cannot be {'written' if there == directory else 'made'} by {user}", remedy=remedy)
 
 
 def _check_ports(ground: Ground, configuration: Configuration) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import Any
 
 from holdfast.errors import ConfigurationError, HoldfastError
@@ -47,11 +48,15 @@ def _told(error: Exception) -> dict[str, Any]:
 
 
 def _findings(order: Mapping[str, Any]) -> list[str]:
-    """What stores and settings are to be warned of, each with its job."""
+    """What stores are to be warned of, each with its job; ConfigurationError where a driver is missing."""
     from holdfast.stores import open_store
 
     found: list[str] = []
     for job in order["jobs"]:
+        if job["broker"] and find_spec("pika") is None:
+            raise ConfigurationError(
+                "amqp:// needs pika, which is not installed", where=f"job {job['name']}", remedy="pip install 'holdfast[rabbitmq]'"
+            )
         if not job["store"]:
             continue
         store = open_store(job["store"], job["name"], threads=job["threads"], timeout=_TIMEOUT)

@@ -48,16 +48,27 @@ def _without_command(words: list[str]) -> int:
         output.say(f"holdfast {holdfast.__version__}")
         return 0
     if words and words[0] in {"help", "--help", "-h"}:
-        meant = next((found for word in words[1:] if (found := command_of(word)) is not None), None)
-        output.say(parser_of(meant).format_help().rstrip() if meant else _overview())
-        return 0
+        return _help(words[1] if len(words) > 1 and words[0] == "help" else "")
     if not words:
         print(_overview(), file=sys.stderr)
         return UsageError.exit_status
+    raise _unknown(words[0])
+
+
+def _help(verb: str) -> int:
+    """Of a verb, or of all that there is."""
+    meant = command_of(verb)
+    if meant is None and verb not in {"", "help"}:
+        raise _unknown(verb)
+    output.say(parser_of(meant).format_help().rstrip() if meant else _overview())
+    return 0
+
+
+def _unknown(verb: str) -> UsageError:
     import difflib
 
-    near = difflib.get_close_matches(words[0], [*VERBS, "help"], 1)
-    raise UsageError(f"unknown command '{words[0]}'", remedy=f"did you mean '{near[0]}'?" if near else "see 'holdfast help'")
+    near = difflib.get_close_matches(verb, [*VERBS, "help"], 1)
+    return UsageError(f"unknown command '{verb}'", remedy=f"did you mean '{near[0]}'?" if near else "see 'holdfast help'")
 
 
 def _overview() -> str:

@@ -103,6 +103,22 @@ def has_mark(pid: int, mark: str) -> bool:
         return False
 
 
+def open_file(pid: int, fd: int) -> str:
+    """What the kernel calls the file behind a descriptor, such as `pipe:[4711]`; empty when there is none."""
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{fd}")
+    except OSError:
+        return ""
+
+
+def has_open(pid: int, file: str) -> bool:
+    """Whether it has a file of this name of the kernel's open."""
+    try:
+        return any(open_file(pid, int(fd)) == file for fd in os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return False
+
+
 def children(pid: int) -> list[int]:
     """PIDs of the children of all threads of this process."""
     found: list[int] = []

@@ -187,10 +187,8 @@ def _jobs(
 def _known(table: JobTable, declared: Mapping[str, Declaration], problems: Problems) -> bool:
     if table.cls in declared:
         return True
-    hint = values.suggestion(table.cls, declared)
-    problems.add(
-        f"there is no Job class '{table.cls}' in the app", where=table.where, remedy=f'{hint} A table of another name needs class = "…"'
-    )
+    remedy = values.suggestion(table.cls, declared, 'A table of another name needs class = "…"')
+    problems.add(f"there is no Job class '{table.cls}' in the app", where=table.where, remedy=remedy)
     return False
 
 

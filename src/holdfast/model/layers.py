@@ -98,7 +98,7 @@ def _daemon_environment(environ: Mapping[str, str], found: dict[str, Written], p
         else:
             known = [PREFIX + option.upper() for option in DAEMON_OPTIONS]
             problems.add(
-                f"unknown variable {name}", where="environment", remedy=f"{suggestion(name, known)} A job's are {JOBS_PREFIX}JOB_OPTION"
+                f"unknown variable {name}", where="environment", remedy=suggestion(name, known, f"A job's are {JOBS_PREFIX}JOB_OPTION")
             )
 
 
@@ -108,7 +108,7 @@ def _daemon_flags(flags: Mapping[str, str], found: dict[str, Written], problems:
         if key in DAEMON_OPTIONS:
             found[key] = Written(value, OWN_FLAGS.get(key, "--set"))
         elif not key.startswith("jobs."):
-            problems.add(f"unknown option '{name}'", where="--set", remedy=f"{suggestion(key, DAEMON_OPTIONS)} A job's are jobs.JOB.OPTION")
+            problems.add(f"unknown option '{name}'", where="--set", remedy=suggestion(key, DAEMON_OPTIONS, "A job's are jobs.JOB.OPTION"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,13 +61,13 @@ def quoted(text: str) -> str:
     return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\u{ord(found[0]):04x}", escaped) + '"'
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """ "did you mean 'processes'?", or the list of what there is."""
+def suggestion(name: str, known: Iterable[str], more: str = "") -> str:
+    """ "did you mean 'processes'?", or the list of what there is; `more` is a sentence that follows."""
     names = list(known)
     near = difflib.get_close_matches(name, names, 1) or difflib.get_close_matches(name.lower(), names, 1)
     if near:
-        return f"did you mean '{near[0]}'?"
-    return f"known: {', '.join(names)}" if names else "there is none"
+        return f"did you mean '{near[0]}'?{more and ' ' + more}"
+    return (f"known: {', '.join(names)}" if names else "there is none") + (more and ". " + more)
 
 
 def absolute(directory: str, path: str) -> str:

@@ -34,4 +34,4 @@ def open_store(url: str, job: str, *, threads: int = 1, timeout: float = 30.0) -
             f"{address.written}:// stores need {error.name}, which is not installed",
             where="store",
             remedy=f"pip install 'holdfast[{address.extra}]'",
-        ) from error
+        ) from None  # where it was missed tells nobody anything

@@ -46,6 +46,7 @@ class Child:
     attached: bool = False  # the ingress knows it
     limits: Limits | None = None  # beyond which it is replaced
     fresh_rss: int = 0  # bytes that it had when it became active
+    output: str = ""  # its log pipe, by the kernel's name for it, once it has ended
     facts: dict[str, Any] = field(default_factory=dict)
 
     def kill(self, number: int) -> None:
@@ -111,6 +112,7 @@ class Family:
         self._on_exit = on_exit
         self._write = write
         self._changed = False
+        self._dead: list[Child] = []  # of whom something may be left
         self.members: dict[str, Child] = {}
 
     def of(self, *kinds: str) -> list[Child]:
@@ -165,6 +167,7 @@ class Family:
                 return  # it may be a newborn whose PID is about to be told
             else:
                 events.log("stray.reaped", level="debug", stray=pid, how=str(process.reap(pid)))
+                self._end_leavings()  # its children are ours now
 
     def write_down(self) -> None:
         """Write down who is there, where that has changed; but not while one is being born: that one is waited for."""
@@ -190,12 +193,18 @@ class Family:
                 child.pidfd, child.start_time = os.pidfd_open(child.pid), process.start_time(child.pid)
                 self._loop.watch(child.pidfd, lambda child=child: self._ended(child))  # type: ignore[misc]
 
-    def left_by(self, child: Child) -> list[int]:
-        """Strays that this child, which has ended, has left: those of its session, and those executed with its mark.
+    def end_left_by(self, child: Child) -> None:
+        """End the strays that this child, which has ended, has left, and those that their death leaves to us in turn.
 
         Others are left alone, since they may be a living worker's.
         """
-        return [pid for pid in self.strays() if process.session(pid) == child.pid or process.has_mark(pid, f"{WORKER_MARK}={child.id}")]
+        self._dead.append(child)
+        self._end_leavings()
+
+    def _end_leavings(self) -> None:
+        left = {child.id: [pid for pid in self.strays() if _comes_from(pid, child)] for child in self._dead}
+        self._dead = [child for child in self._dead if left[child.id]]
+        end([pid for pids in left.values() for pid in pids])
 
     def _add(self, child: Child) -> None:
         self.members[child.id] = child
@@ -224,6 +233,7 @@ class Family:
         if how is None:
             return
         self._heard(child)  # its last words
+        child.output = process.open_file(os.getpid(), child.log)
         self._forget(child)
         self._on_exit(child, how)
         self._changed = True
@@ -238,6 +248,13 @@ class Family:
                 os.close(fd)
         if child.board is not None:
             child.board.close()
+
+
+def _comes_from(pid: int, child: Child) -> bool:
+    """Whether this child has made it: it is of its session, was executed with its mark, or writes to its log, as forks do."""
+    if process.session(pid) == child.pid or process.has_mark(pid, f"{WORKER_MARK}={child.id}"):
+        return True
+    return bool(child.output) and process.has_open(pid, child.output)
 
 
 def end(pids: list[int]) -> None:

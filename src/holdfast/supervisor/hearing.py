@@ -11,7 +11,6 @@ from holdfast.linux.channel import Packet, from_memfd
 from holdfast.linux.process import Exit
 from holdfast.model import fleet_events as model
 from holdfast.model.life import Life
-from holdfast.supervisor import family as families
 from holdfast.supervisor import view
 from holdfast.supervisor.family import Child
 from holdfast.supervisor.ingress_change import IngressChange
@@ -49,7 +48,11 @@ class Hearing:
         supervisor = self._supervisor
         if not packet["lines"] and supervisor.state == "starting":
             supervisor.fail(
-                UnavailableError(f"the log cannot be written: {packet['reason']}", where="log", remedy="correct 'log' in [daemon]")
+                UnavailableError(
+                    f"the log {supervisor.options.log} cannot be written: {packet['reason']}",
+                    where="log",
+                    remedy="correct 'log' in [daemon]",
+                )
             )
         supervisor.logs.lost += int(packet["lines"])
 
@@ -191,7 +194,7 @@ class Hearing:
     def _worker_ended(self, child: Child, how: Exit, now: float) -> None:
         supervisor = self._supervisor
         reading = view.reading(child, now)
-        families.end(supervisor.family.left_by(child))
+        supervisor.family.end_left_by(child)
         supervisor.totals[child.job].add(reading)
         supervisor.effects.kills.pop(child.id, None)
         text = child.facts.get("failed", str(how))
