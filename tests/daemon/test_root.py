@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from crowd import ask, effects
-from upgrade_kit import named
 
 from holdfast.testing.builds import Builds
 from holdfast.testing.daemon import DaemonProcess, eventually
@@ -91,19 +90,6 @@ def test_a_low_port_is_bound_before_the_drop_and_only_on_roots_word(make: Make, 
     daemon.toml.write_text(daemon.toml.read_text() + '[jobs.Add]\nsource = "zmq+rep://127.0.0.1:893"\n')
     daemon.start()
     assert ask(893, "a") == b"TRUE"
-    workers = {worker["pid"] for worker in daemon.workers()}
-    daemon.toml.write_text(daemon.toml.read_text() + "batch = 7\n")
-    assert daemon.run("reload").returncode == 0
-    assert not workers & {worker["pid"] for worker in daemon.workers()}
-    assert ask(893, "b") == b"TRUE"
-    (ingress,) = named(daemon, "ingress")
-    daemon.kill(ingress)
-    eventually(lambda: ingress not in daemon.processes(), "it is gone")
-    assert ask(893, "c") == b"TRUE", "who replaces it has the port, though it could not bind it"
-    daemon.toml.write_text(daemon.toml.read_text().replace(":893", ":894"))
-    assert daemon.run("reload").returncode == 0
-    assert ask(894, "d") == b"TRUE"
-    _have_nothing_of_root([pid for pid in daemon.processes() if pid != daemon.pid])
 
 
 @pytest.mark.parametrize(
