@@ -11,6 +11,7 @@ from contextlib import suppress
 import zmq
 
 from holdfast.linux import door
+from holdfast.telemetry import events
 
 _EVENT = struct.Struct("<HI")
 _CAME = zmq.EVENT_ACCEPTED | zmq.EVENT_CONNECTED
@@ -22,7 +23,8 @@ class Clients:
 
     libzmq has no limit of its own. At the limit the door of a TCP listener is shut: who connects waits, in its own kernel,
     until somebody leaves. What slips in before the door is shut, or over a UNIX socket, is cut: usually before its greeting is
-    over; what it may have sent by then counts as sent by a client that has gone.
+    over; what it may have sent by then counts as sent by a client that has gone. So is everybody beyond the limit where the kernel
+    lets nobody but root shut a door.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], sock: zmq.Socket[bytes], most: int, listener: int | None) -> None:
@@ -32,6 +34,7 @@ class Clients:
         self._door = self._listener if self._listener is not None and self._listener.family != socket.AF_UNIX else None
         self._shut = False
         self._for_good = False
+        self._refused = False  # the kernel lets us shut no door
         self._watched = sock
         place = f"inproc://clients-{next(_names)}"
         # ZAP could refuse a peer before its greeting is over, but with ZAP libzmq refuses all who speak ZMTP 1.0 and 2.0.
@@ -41,7 +44,7 @@ class Clients:
         self._monitor.set(zmq.LINGER, 0)
         self._monitor.connect(place)
         if self._door is not None:  # an ingress that died may have left it shut
-            door.open_again(self._door)
+            self._try(False)
         self.read()  # a pipe tells of what is new only once it has been found empty
 
     def __len__(self) -> int:
@@ -73,7 +76,8 @@ class Clients:
         cut = 0
         if event & _CAME:
             self._open.add(fd)
-            if len(self._open) > self._most and self._listener is not None:
+            beyond = len(self._open) > self._most or (self._for_good and self._refused)
+            if beyond and self._listener is not None:
                 cut = _cut(fd, _own(self._listener))
         else:
             self._open.discard(fd)
@@ -83,8 +87,18 @@ class Clients:
     def _move_door(self, shut: bool) -> None:
         shut = shut or self._for_good
         if self._door is not None and shut != self._shut:
-            (door.shut if shut else door.open_again)(self._door)
+            self._try(shut)
             self._shut = shut
+
+    def _try(self, shut: bool) -> None:
+        assert self._door is not None
+        try:
+            (door.shut if shut else door.open_again)(self._door)
+        except PermissionError as error:
+            if not self._refused:
+                text = f"the kernel lets us shut no door ({error.strerror}): who comes when it should be shut is cut"
+                events.log("door.refused", text, "warning")
+            self._refused = True
 
     def close(self) -> None:
         """The listener stays as it was found, since the supervisor has it too; unless it was shut for good."""
