@@ -220,6 +220,17 @@ def test_dead_letters_go_to_a_broker(make: Make) -> None:
     assert properties.headers["x-holdfast-job"] == "Teller"
 
 
+def test_a_dead_letter_that_no_message_can_carry_lies_in_the_store(make: Make) -> None:
+    stage = make()
+    more = f'[jobs.Teller]\nmax_message = "8MiB"\ndead_letter = "amqp://127.0.0.1:{stage.proxy.port}/?queue=nobody"\n'
+    stage.daemon.toml.write_text(stage.daemon.toml.read_text() + more)
+    stage.daemon.start()
+    with stage.client() as ask:
+        assert ask("x" * (5 << 20)) == b"FALSE"
+    assert stage.daemon.status()["jobs"][0]["dead"] == 1
+    assert len(json.loads(stage.daemon.run("failed", "list", "--json").stdout)) == 1
+
+
 def test_an_exchange_that_is_not_there_blocks_only_itself(make: Make) -> None:
     stage = make()
     stage.daemon.start()

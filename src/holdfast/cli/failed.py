@@ -65,7 +65,7 @@ def _jobs(ground: Ground, wanted: str | None) -> list[dict[str, Any]]:
     if wanted is not None and wanted not in jobs:
         raise UsageError(f"there is no job '{wanted}'", where="--job", remedy=suggestion(wanted, jobs))
     chosen = jobs.values() if wanted is None else [jobs[wanted]]
-    return [{"name": job.name, "store": job.options.store if job.options.dead_letter == "store" else ""} for job in chosen]
+    return [{"name": job.name, "store": "" if job.options.dead_letter == "state_dir" else job.options.store} for job in chosen]
 
 
 def _list(letters: list[dict[str, Any]], _ids: Sequence[str], _options: DaemonOptions, as_json: bool) -> int:

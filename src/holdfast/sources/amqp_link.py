@@ -31,7 +31,7 @@ class Link:
     """Keeps one connection. `up` is called with each new one, `down` with the reason when one is lost; both on the loop's thread.
 
     While the broker is away it is asked again after 0.1 s, 0.2 s and so on up to 10 s, each with jitter, so that many daemons do
-    not come back at the same moment. `blocked` is true while the broker takes nothing that is published (connection.blocked).
+    not come back at the same moment.
     """
 
     def __init__(
@@ -46,7 +46,6 @@ class Link:
         self._pause = FIRST_PAUSE
         self._closing = False
         self._retry: Any = None
-        self.blocked = False
         #: Why there is no connection just now; "" when there is one, or before the first try has ended.
         self.trouble = ""
         self.refused = False  # the broker knows us and does not let us in
@@ -67,11 +66,6 @@ class Link:
         """Whether there is an open connection."""
         return self._connection is not None and bool(self._connection.is_open)
 
-    def renew(self, reason: str) -> None:
-        """Give this connection up and make another."""
-        if self.alive:
-            self._connection.close(320, reason[:100])
-
     def close(self) -> None:
         """Close for good; `gone` tells when it is done."""
         self._closing = True
@@ -90,17 +84,15 @@ class Link:
         self._pause = FIRST_PAUSE
         if self.trouble:
             events.log("broker.back", self._address.shown)
-        self.trouble, self.refused, self.blocked = "", False, False
+        self.trouble, self.refused = "", False
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
         self._up(connection)
 
     def _on_blocked(self, _connection: Connection, frame: Any) -> None:
-        self.blocked = True
         events.log("broker.blocked", f"{self._address.shown}: {frame.method.reason}", level="warning")
 
     def _on_unblocked(self, _connection: Connection, _frame: Any) -> None:
-        self.blocked = False
         events.log("broker.unblocked", self._address.shown)
 
     def _lost(self, error: BaseException) -> None:

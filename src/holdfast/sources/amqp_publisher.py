@@ -53,16 +53,6 @@ class Publisher:
         """Messages whose end is not known yet."""
         return len(self._waiting) + len(self._unconfirmed)
 
-    @property
-    def blocked(self) -> bool:
-        """Whether the broker takes nothing just now."""
-        return self._link.blocked
-
-    @property
-    def trouble(self) -> str:
-        """Why there is no connection; "" when there is one."""
-        return self._link.trouble
-
     def publish(self, publication: Publication, done: Done) -> None:
         """Publish, as soon as there is a connection."""
         if not self._opened:

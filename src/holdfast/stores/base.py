@@ -134,7 +134,7 @@ class Transaction(Protocol):
         ...
 
     def send_letter(self, letter: DeadLetter, url: str) -> None:
-        """Publish a dead letter as part of this transaction."""
+        """Publish a dead letter as part of this transaction; one that no message can carry is buried."""
         ...
 
     def unbury(self, letter: DeadLetter) -> bool:

@@ -7,12 +7,14 @@ from contextlib import AbstractContextManager
 
 import sqlalchemy
 
+from holdfast.errors import HoldfastError
 from holdfast.stores import letters
 from holdfast.stores.base import Claim, DeadLetter, Decision
 from holdfast.stores.database import Database
 from holdfast.stores.direct import Direct
 from holdfast.stores.inbox import Inbox
 from holdfast.stores.outbox import Outbox
+from holdfast.telemetry import events
 
 _LONGEST_HEADER = 8000
 
@@ -65,8 +67,13 @@ class CoreTransaction:
         self.handling = False
         headers = {**{key: str(value) for key, value in letter.headers.items()}, **_about(letter)}
         key = "" if self._outbox.targets.target(url).queue else letter.job
-        self._outbox.put(self._core, url, letter.body, key, headers, None)
-        self.db.published = True
+        try:
+            self._outbox.put(self._core, url, letter.body, key, headers, None)
+        except HoldfastError as error:
+            events.log("letter.kept", f"it is too much for a message, and lies in the store: {error.message}", level="warning")
+            self.bury(letter)
+        else:
+            self.db.published = True
 
     def wake_outbox(self) -> None:
         """After the commit: what was published can leave."""

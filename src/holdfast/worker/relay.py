@@ -145,7 +145,10 @@ class Relay:
         trouble: list[str] = []
 
         def send(message: Outgoing) -> None:
-            senders.send(message, lambda failure: ended(message, failure))
+            try:
+                senders.send(message, lambda failure: ended(message, failure))
+            except HoldfastError as error:
+                ended(message, str(error))
 
         def ended(message: Outgoing, failure: str) -> None:
             if failure:
@@ -159,10 +162,7 @@ class Relay:
                 send(following)
 
         for message in outgoing.start():
-            try:
-                send(message)
-            except HoldfastError as error:
-                ended(message, str(error))
+            send(message)
         while outgoing.open and not self._ending.is_set() and hold.held():
             senders.wait(_LOOKS_EVERY, lambda: not outgoing.open)
         if outgoing.taken:
