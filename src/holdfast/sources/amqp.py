@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,7 @@ from holdfast.model.blame import Suspect
 from holdfast.model.broker import QueueAddress
 from holdfast.model.delivery import Delivery
 from holdfast.model.ladder import ATTEMPT, LONGEST_REASON, REASON, attempt, rung, rung_arguments, rung_queue
+from holdfast.sources.amqp_declaring import declarations, refusal
 from holdfast.sources.amqp_link import Connection, Link, told, unavailable
 from holdfast.sources.amqp_loop import NestedLoop
 from holdfast.sources.amqp_publisher import Publication, Publisher
@@ -36,7 +37,6 @@ from holdfast.telemetry import events
 MOST_PREFETCHED = 2000
 Alone = Callable[[Delivery], object]
 _AGAIN = 1.0  # seconds before a rung, or a channel that was closed over a queue, is tried again
-_PRECONDITION_FAILED, _NOT_FOUND = 406, 404
 _MARK_BITS = 62
 
 
@@ -178,7 +178,7 @@ class AmqpSource:
         self._coming = channel
         channel.add_on_close_callback(self._on_channel_closed)
         channel.add_on_cancel_callback(self._on_cancelled)
-        self._declare(channel, _declarations(self._address))
+        self._declare(channel, declarations(self._address))
 
     def _declare(self, channel: Any, steps: Sequence[Callable[[Any, Any], None]]) -> None:
         """One after the other, each when the broker has taken the one before."""
@@ -196,7 +196,7 @@ class AmqpSource:
         if self._closing or not connection.is_open:
             return
         if not isinstance(error, pika.exceptions.ChannelClosedByClient):
-            self._failure = _refusal(error) or told(error)
+            self._failure = refusal(error) or told(error)
             events.log("source.channel-closed", f"{self.name}: {told(error)}", level="error")
         self._loop.call_later(_AGAIN, lambda: self._open_channel(connection))
 
@@ -353,54 +353,3 @@ def _headers(method: Any, properties: Any) -> dict[str, Any] | None:
         if value is not None:
             headers.setdefault(f"amqp-{name.replace('_', '-')}", value)
     return headers or None
-
-
-def queue_arguments(address: QueueAddress) -> dict[str, Any]:
-    """With which the queue is declared: what the broker drops by itself is kept in another one (trap 26)."""
-    arguments: dict[str, Any] = {"x-queue-type": address.queue_type}
-    if address.queue_type == "quorum":
-        arguments["x-delivery-limit"] = address.delivery_limit
-    arguments |= {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": address.dropped}
-    if address.queue_type == "quorum":
-        arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
-    if address.single_active:
-        arguments["x-single-active-consumer"] = True
-    return arguments
-
-
-def _declarations(address: QueueAddress) -> list[Callable[[Any, Any], None]]:
-    """What is asked of the broker before the first message, in order."""
-    queue, exchange = address.queue, address.exchange
-    if address.declare == "passive":
-        steps: list[Callable[[Any, Any], None]] = [lambda ch, go: ch.queue_declare(queue, passive=True, callback=go)]
-        if exchange:
-            steps.append(lambda ch, go: ch.exchange_declare(exchange, passive=True, callback=go))
-        return steps
-    kind: Mapping[str, Any] = {"x-queue-type": address.queue_type}
-    steps = [
-        lambda ch, go: ch.queue_declare(address.dropped, durable=True, arguments=dict(kind), callback=go),
-        lambda ch, go: ch.queue_declare(queue, durable=True, arguments=queue_arguments(address), callback=go),
-    ]
-    if exchange:
-        key = address.routing_key
-        steps += [
-            lambda ch, go: ch.exchange_declare(exchange, exchange_type=address.exchange_type, durable=True, callback=go),
-            lambda ch, go: ch.queue_bind(queue, exchange, routing_key=key, callback=go),
-        ]
-    return steps
-
-
-def _refusal(error: BaseException) -> AppError | None:
-    """What the operator has to know of a declaration that the broker does not take."""
-    code = getattr(error, "reply_code", 0)
-    if code == _PRECONDITION_FAILED:
-        return AppError(
-            f"the broker has it otherwise: {told(error)}",
-            remedy="write declare=passive to take what is there as it is, write what is there into the URL (queue_type=, delivery_limit=, "
-            "exchange_type=), or delete it at the broker",
-        )
-    if code == _NOT_FOUND:
-        return AppError(
-            f"the broker does not have it: {told(error)}", remedy="declare it at the broker, or leave out declare=passive so that we do"
-        )
-    return None

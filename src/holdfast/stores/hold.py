@@ -1,10 +1,16 @@
-"""Holding a name so that one process alone does something: by flock, for databases that are files."""
+"""Holding a name so that one process alone does something: by flock for databases that are files, by a session for servers."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import sqlalchemy
+
+    from holdfast.stores.server import ServerStore
 
 
 class FileHold:
@@ -32,3 +38,33 @@ class FileHold:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class SessionHold:
+    """See `holdfast.stores.base.Hold`: a session of its own, with a transaction open."""
+
+    def __init__(self, core: sqlalchemy.Connection) -> None:
+        self._core = core
+
+    @classmethod
+    def take(cls, store: ServerStore, name: str) -> SessionHold | None:
+        core = store.open()
+        try:
+            if store.lock_for(core, name):
+                return cls(core)
+        except BaseException:
+            core.close()
+            raise
+        core.close()
+        return None
+
+    def held(self) -> bool:
+        try:
+            self._core.exec_driver_sql("SELECT 1")
+        except Exception:
+            return False
+        return True
+
+    def release(self) -> None:
+        with contextlib.suppress(Exception):
+            self._core.close()

@@ -25,6 +25,7 @@ from holdfast.model.pace import Pace, recycle_at
 from holdfast.stores.base import Fault
 from holdfast.stores.direct import Direct
 from holdfast.stores.guard import refusal
+from holdfast.stores.hold import SessionHold
 from holdfast.stores.inbox import Cleaning, Inbox, Old
 from holdfast.stores.letters import PART, StoredLetters
 from holdfast.stores.outbox import Outbox
@@ -375,36 +376,6 @@ class ServerTransaction(CoreTransaction):
         except Exception:
             orphan = True
         self._connection.ended(orphan=orphan, failed=self._weather is not None)
-
-
-class SessionHold:
-    """See `holdfast.stores.base.Hold`: a session of its own, with a transaction open."""
-
-    def __init__(self, core: sqlalchemy.Connection) -> None:
-        self._core = core
-
-    @classmethod
-    def take(cls, store: ServerStore, name: str) -> SessionHold | None:
-        core = store.open()
-        try:
-            if store.lock_for(core, name):
-                return cls(core)
-        except BaseException:
-            core.close()
-            raise
-        core.close()
-        return None
-
-    def held(self) -> bool:
-        try:
-            self._core.exec_driver_sql("SELECT 1")
-        except Exception:
-            return False
-        return True
-
-    def release(self) -> None:
-        with contextlib.suppress(Exception):
-            self._core.close()
 
 
 @contextmanager
