@@ -10,6 +10,7 @@ from typing import Any
 
 import pika
 import pika.exceptions
+from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
 from holdfast.errors import ConfigurationError, UnavailableError
 from holdfast.model.broker import BrokerAddress
@@ -25,6 +26,17 @@ _ACCESS_REFUSED = 403
 Connection = Any  # pika.SelectConnection; pika's types are not those of every version
 OnUp = Callable[[Connection], None]
 OnDown = Callable[[str], None]
+
+
+class _Services(SelectorIOServicesAdapter):  # type: ignore[misc]
+    """pika's own, but for a peer that is gone again before pika has looked: pika (1.4.4) raises that into the loop, and reports nothing."""
+
+    def create_streaming_connection(self, protocol_factory: Any, sock: Any, on_done: Callable[[Any], None], **tls: Any) -> Any:
+        try:
+            return super().create_streaming_connection(protocol_factory, sock, on_done, **tls)
+        except ValueError as error:
+            reason = error.__context__ or error
+            return self.call_later(0, lambda: on_done(reason))
 
 
 class Link:
@@ -58,7 +70,7 @@ class Link:
             on_open_callback=self._on_open,
             on_open_error_callback=lambda _connection, error: self._lost(error),
             on_close_callback=lambda _connection, error: self._lost(error),
-            custom_ioloop=self._loop,
+            custom_ioloop=_Services(self._loop),
         )
 
     @property

@@ -1,0 +1,47 @@
+"""What a link does that pika does not."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import closing
+
+from holdfast.model.broker import parse_broker
+from holdfast.sources.amqp_link import Link, _Services
+from holdfast.sources.amqp_loop import NestedLoop
+
+
+def test_a_peer_that_is_gone_before_pika_has_looked_is_reported_and_raises_nothing() -> None:
+    with closing(NestedLoop()) as loop, socket.socket() as never_connected:
+        told: list[BaseException] = []
+        _Services(loop).create_streaming_connection(lambda: None, never_connected, told.append)
+        loop.turn()
+        assert [type(error) for error in told] == [OSError]
+
+
+def test_a_broker_that_hangs_up_at_once_is_asked_again() -> None:
+    with closing(NestedLoop()) as loop, socket.create_server(("127.0.0.1", 0)) as listener:
+        downs: list[str] = []
+        address = parse_broker(f"amqp://127.0.0.1:{listener.getsockname()[1]}/")
+        link = Link(loop, address, "test", lambda _connection: None, downs.append, draw=lambda: 0.0)
+        link.open()
+        for times in range(1, 4):
+            _reset_next(loop, listener)
+            assert loop.wait(float("inf"), lambda times=times: len(downs) == times)
+            assert link.trouble
+        link.close()
+
+
+def _reset_next(loop: NestedLoop, listener: socket.socket) -> None:
+    listener.setblocking(False)
+
+    def asked() -> bool:
+        try:
+            peer, _ = listener.accept()
+        except BlockingIOError:
+            return False
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        peer.close()
+        return True
+
+    while not asked():
+        loop.turn()
