@@ -100,6 +100,20 @@ def test_the_helpers_of_a_worker_that_lives_stay(daemon: DaemonProcess) -> None:
     assert stays in daemon.processes()
 
 
+@pytest.mark.parametrize("kind", ["fork", "family"])
+def test_the_helpers_that_a_killed_supervisor_has_left_go_with_the_next_start(daemon: DaemonProcess, kind: str) -> None:
+    """Nobody is their parent any more, and no list names them."""
+    daemon.start()
+    helpers = {int(pid) for pid in ask(daemon.port, kind).split()}  # type: ignore[attr-defined]
+    workers = _workers(daemon)
+    daemon.kill(daemon.pid)
+    eventually(lambda: not workers & set(daemon.processes()), "the workers leave by themselves")
+    assert helpers <= set(daemon.processes())
+    daemon.start()
+    eventually(lambda: not helpers & set(daemon.processes()), "the helpers are gone")
+    assert ask(daemon.port, "pid")  # type: ignore[attr-defined]
+
+
 def _zombies(of: int) -> list[int]:
     return [pid for pid in process.children(of) if _state(pid) == "Z"]
 
@@ -120,7 +134,7 @@ def test_how_foreign_children_end_is_nobodys_trouble(daemon: DaemonProcess, as_i
     with subprocess.Popen(command, env=daemon.environ, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
         try:
             eventually(lambda: (daemon.folder / "run" / "t.sock").exists() and daemon.status()["state"] == "running", "it is ready")
-            workers = _workers(daemon)
+            workers = eventually(lambda: 0 not in (found := _workers(daemon)) and found, "the PIDs of both are known")
             supervisor = process.children(running.pid)[0] if as_init else running.pid
             for _ in range(5):
                 assert ask(daemon.port, "orphan") == b"made"  # type: ignore[attr-defined]

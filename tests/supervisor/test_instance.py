@@ -68,6 +68,22 @@ def test_what_a_dead_supervisor_left_is_ended(tmp_path: Path) -> None:
         assert child.wait() == -signal.SIGKILL
 
 
+def test_what_has_the_mark_of_a_dead_supervisor_is_ended_and_nothing_else(tmp_path: Path) -> None:
+    """Only after a death: who stopped in good order has left no list. Another daemon's are left alone."""
+    one, other = _instance(tmp_path / "one"), _instance(tmp_path / "other")
+    cat = ["/bin/cat"]
+    with (
+        subprocess.Popen(cat, stdin=subprocess.PIPE, env=one.mark()) as ours,
+        subprocess.Popen(cat, stdin=subprocess.PIPE, env=other.mark()) as stranger,
+    ):
+        assert one.end_leftovers() == []
+        one.write_children({})
+        assert one.end_leftovers() == [ours.pid]
+        assert ours.wait() == -signal.SIGKILL
+        stranger.communicate()
+        assert stranger.returncode == 0
+
+
 @pytest.mark.parametrize("change", [{"start_time": 1}, {"boot_id": "another"}, {"start_time": None}])
 def test_a_recycled_pid_is_left_alone(tmp_path: Path, change: dict[str, object]) -> None:
     instance = _instance(tmp_path)

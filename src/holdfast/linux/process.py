@@ -88,6 +88,11 @@ def parent(pid: int) -> int | None:
     return int(fields[1]) if fields else None
 
 
+def everyone() -> list[int]:
+    """PIDs of all processes that can be seen."""
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+
+
 def session(pid: int) -> int | None:
     """The session it belongs to; None when there is no such process."""
     fields = _stat(pid)

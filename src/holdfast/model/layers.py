@@ -18,7 +18,7 @@ from holdfast.model.values import Written, suggestion
 PREFIX = "HOLDFAST_"
 JOBS_PREFIX = "HOLDFAST_JOBS_"
 #: Variables that are ours and not options.
-RESERVED = frozenset({"HOLDFAST_FAULT", "HOLDFAST_WORKER"})
+RESERVED = frozenset({"HOLDFAST_DAEMON", "HOLDFAST_FAULT", "HOLDFAST_WORKER"})
 #: Options of [daemon] that have a flag of their own.
 OWN_FLAGS = {"name": "--name", "run_dir": "--run-dir", "state_dir": "--state-dir", "user": "--user", "log": "--log"}
 _TABLES = ("daemon", "jobs", "programs")

@@ -272,6 +272,6 @@ def pipe() -> tuple[int, int]:
     return read, write
 
 
-def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """What children inherit: ours, unbuffered, so that what user code prints is logged when it is printed."""
-    return {**environ, "PYTHONUNBUFFERED": "1"}
+def environment(environ: Mapping[str, str], mark: Mapping[str, str]) -> dict[str, str]:
+    """What children inherit: ours, marked, and unbuffered, so that what user code prints is logged when it is printed."""
+    return {**environ, **mark, "PYTHONUNBUFFERED": "1"}

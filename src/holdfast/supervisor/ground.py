@@ -50,7 +50,7 @@ class Ground:
             boot=boot,
             directory=directory,
             umask=int((options or self.options).umask, 8),
-            environ=environment(self.environ),
+            environ=environment(self.environ, self.instance.mark()),
             identity=self.identity,
             log_fd=log_fd,
             flags=STANDARD_LIBRARY_ONLY if kind in ("logger", "check") else (),

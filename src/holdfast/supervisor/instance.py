@@ -15,6 +15,8 @@ from holdfast.linux import process
 from holdfast.linux.privileges import Identity, as_user
 from holdfast.telemetry import events
 
+MARK = "HOLDFAST_DAEMON"  # in the environment of all that comes from a supervisor
+
 
 class BusyError(Exception):
     """Another supervisor holds the lock; `pid` is what it wrote there, for people to read, 0 when unknown."""
@@ -99,8 +101,12 @@ class Instance:
         except OSError as error:
             events.log("children.unwritten", f"{self.run_dir}: {error.strerror}", level="warning")
 
+    def mark(self) -> dict[str, str]:
+        """What stands in the environment of each child, and of what it executes or forks: whose it is."""
+        return {MARK: os.path.join(self.run_dir, self.name)}
+
     def end_leftovers(self) -> list[int]:
-        """End what a dead supervisor has left, by pidfd; returns their PIDs.
+        """End what a dead supervisor has left, by pidfd; returns their PIDs: the children that it wrote down, and all that has its mark.
 
         Only where the start time is the same, and only processes of the service user: the list lies in a folder that this user can
         write, and root must not kill whatever it names.
@@ -112,7 +118,18 @@ class Instance:
             return []
         boot = process.boot_id()
         owner = self.identity.uid if self.identity is not None else os.geteuid()
-        return [row["pid"] for row in rows if row.get("boot_id") == boot and _end(row["pid"], row["start_time"], owner)]
+        listed = [row["pid"] for row in rows if row.get("boot_id") == boot and _end(row["pid"], row["start_time"], owner)]
+        return listed + [pid for pid, start_time in self._marked() if pid not in listed and _end(pid, start_time, owner)]
+
+    def _marked(self) -> list[tuple[int, int | None]]:
+        """What user code has forked or executed, with start times; but not who asks, should that be one of them."""
+        ((name, value),) = self.mark().items()
+        ours, pid = set(), os.getpid()
+        while pid:
+            ours.add(pid)
+            pid = process.parent(pid) or 0
+        seen = [(pid, process.start_time(pid)) for pid in process.everyone() if pid not in ours]
+        return [(pid, start_time) for pid, start_time in seen if process.has_mark(pid, f"{name}={value}")]
 
     def remove(self) -> None:
         """Remove the views. The locks stay files for ever: unlinking a lock lets two hold it."""
