@@ -322,6 +322,8 @@ def test_an_escaped_reference_is_plain_text() -> None:
         ("${NO PE}", "is not a reference; write ${NAME}"),
         ("${", "is not a reference"),
         ("${}", "is not a reference"),
+        ("file:secret", "holdfast.toml:2, jobs.Fee.store: file:secret is a relative path; write file:/"),
+        ("sqlite:///${file:secret}", "file:secret is a relative path"),
     ],
 )
 def test_a_reference_that_leads_nowhere(written: str, says: str) -> None:

@@ -16,7 +16,8 @@ def run(arguments: argparse.Namespace, call: Call) -> int:
 
     def done(result: Mapping[str, Any]) -> str:
         where = f"pid {result['pid']}, generation {result['generation']}"
-        return f"{options.name} runs holdfast {result['version']} instead of {result['before']} ({where})"
+        change = f" instead of {result['before']}" if result["before"] != result["version"] else ", as before, started afresh"
+        return f"{options.name} runs holdfast {result['version']}{change} ({where})"
 
     return change(options, {"verb": "upgrade"}, done, as_json=arguments.json)
 

@@ -15,7 +15,7 @@ ReadSecret = Callable[[str, str], str]
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<inside>[^{}]*)\}|\$\{")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_FILE = "file:/"
+_FILE = "file:"
 
 
 def has_reference(text: str) -> bool:
@@ -51,4 +51,6 @@ def _variable(name: str, environ: Mapping[str, str]) -> str:
 
 
 def _content(path: str, read_secret: ReadSecret, origin: str) -> str:
+    if not path.startswith("/"):
+        raise ConfigurationError(f"file:{path} is a relative path", remedy="write file:/ and the whole path")
     return read_secret(path, origin).rstrip("\r\n")
