@@ -147,7 +147,8 @@ def test_stop_under_load_loses_nothing_that_was_answered(make: Make) -> None:
     assert {name: done[name] for name in crowd.answers} == dict.fromkeys(crowd.answers, 1)
 
 
-def test_a_second_term_does_not_wait(make: Make) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_second_signal_to_stop_does_not_wait(make: Make, number: int) -> None:
     daemon = make("stop_timeout = '600s'\n")
     daemon.start()
     pid = daemon.pid
@@ -158,9 +159,9 @@ def test_a_second_term_does_not_wait(make: Make) -> None:
         sock.connect(f"tcp://127.0.0.1:{daemon.port}")
         sock.send(b"a,hang")
         eventually(lambda: any(w["in_flight"] for w in daemon.workers()), "the handler hangs")
-        daemon.kill(pid, signal.SIGTERM)
+        daemon.kill(pid, number)
         eventually(lambda: daemon.status()["state"] == "stopping", "it stops")
-        daemon.kill(pid, signal.SIGTERM)
+        daemon.kill(pid, number)
         eventually(lambda: not daemon.processes(), "all are gone")
     assert effects(daemon.folder / "add.db") == {}
 
@@ -241,10 +242,15 @@ def test_it_works_as_init_of_a_container(make: Make) -> None:
         eventually(lambda: (daemon.folder / "run" / "t.sock").exists() and daemon.status()["state"] == "running", "it is ready")
         assert daemon.status()["pid"] == 1
         assert ask(daemon.port, "a,helper") == b"TRUE"
-        daemon.ask("stop")
+        (init,) = [pid for pid, name in daemon.processes().items() if name == "hf:supervisor"]
+        daemon.kill(init, signal.SIGHUP)
+        eventually(lambda: daemon.status()["generation"] == 2, "a signal from outside of the container is obeyed")
+        assert ask(daemon.port, "b") == b"TRUE"
+        daemon.kill(init, signal.SIGTERM)
         running.communicate(timeout=60)
     assert running.returncode == 0
     assert daemon.processes() == {}
+    assert effects(daemon.folder / "add.db") == {"a": 1, "b": 1}
 
 
 def test_helpers_that_user_code_left_behind_are_gone_after_stop(make: Make) -> None:
