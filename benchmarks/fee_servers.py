@@ -86,11 +86,11 @@ def peer(what: str, kind: str, url: str) -> Iterator[Running]:
 
 
 @contextmanager
-def ours(app: Callable[..., str], url: str, work: str, processes: int) -> Iterator[Running]:
+def ours(app: Callable[..., str], url: str, work: str, processes: int, threads: int) -> Iterator[Running]:
     """A running fee daemon of ours."""
     with tempfile.TemporaryDirectory() as name:
         port = free_port()
-        more = f"    processes = {processes}\n"
+        more = f"    processes = {processes}\n    threads = {threads}\n"
         with DaemonProcess(Path(name), app(port=port, store=url, work=work, more=more)) as daemon:
             daemon.start()
             yield f"tcp://127.0.0.1:{port}", list(daemon.processes())
@@ -118,37 +118,44 @@ def lock_step(endpoint: str, messages: int) -> list[float]:
 
 
 def run(kind: str, app: Callable[..., str], script: str, given: Any) -> None:
-    """All rounds on one server, and the table."""
+    """All rounds on one server with each client, and the tables."""
     with server(kind, given.inbox) as url:
+        size = {"processes": given.processes, "threads": given.threads}
         cases: dict[str, Callable[[], Any]] = {
             "port of the article": lambda: peer("article", kind, url),
-            "ours, handle": lambda: ours(app, url, "handle", given.processes),
-            "ours, handle_batch": lambda: ours(app, url, "handle_batch", given.processes),
+            "ours, handle": lambda: ours(app, url, "handle", **size),
+            "ours, handle_batch": lambda: ours(app, url, "handle_batch", **size),
         }
-        rates: dict[str, list[float]] = {name: [] for name in cases}
-        micros: dict[str, list[float]] = {name: [] for name in cases}
-        for number in range(given.runs):
-            for name, case in cases.items():
-                print(f"{kind}, round {number + 1}: {name}", file=sys.stderr)
-                clear(url)
-                with case() as (endpoint, pids):
-                    before = sum(map(cpu, pids))
-                    rates[name].append(rate(url, endpoint, script, given.client, given.messages))
-                    micros[name].append((sum(map(cpu, pids)) - before) / given.messages * 1e6)
-        print(f"\n{kind}, {given.inbox} rows in the inbox, cleaning on, flush at every commit")
-        print(f"  {TITLES[given.client]}; ours with {given.processes} processes")
-        base = statistics.median(rates["port of the article"])
-        for name, found in rates.items():
-            middle = statistics.median(found)
-            each = f"{statistics.median(micros[name]):6.0f} µs of CPU each"
-            trials = ", ".join(f"{one:.0f}" for one in found)
-            print(f"  {name:24}{middle:9.0f} messages/s {middle / base:7.2f}x {each}   ({trials})")
+        print(f"\n{kind}, {given.inbox} rows in the inbox, cleaning on, flush at every commit", flush=True)
+        for client in given.client or TITLES:
+            _compare(f"{kind}, {client}", cases, url, script, client, given)
         alone = {"bare ROUTER, one commit": lambda: peer("bare", kind, url), "ours, handle": cases["ours, handle"]}
         for name, case in alone.items():
             clear(url)
             with case() as (endpoint, _pids):
                 times = sorted(lock_step(endpoint, 1000))
             print(f"  one lock-step client, {name:26} p50 {statistics.median(times):6.2f} ms   p99 {times[int(len(times) * 0.99)]:6.2f} ms")
+
+
+def _compare(what: str, cases: dict[str, Callable[[], Any]], url: str, script: str, client: str, given: Any) -> None:
+    """Every case in each round, one after the other; medians."""
+    rates: dict[str, list[float]] = {name: [] for name in cases}
+    micros: dict[str, list[float]] = {name: [] for name in cases}
+    for number in range(given.runs):
+        for name, case in cases.items():
+            print(f"{what}, round {number + 1}: {name}", file=sys.stderr)
+            clear(url)
+            with case() as (endpoint, pids):
+                before = sum(map(cpu, pids))
+                rates[name].append(rate(url, endpoint, script, client, given.messages))
+                micros[name].append((sum(map(cpu, pids)) - before) / given.messages * 1e6)
+    print(f"  {TITLES[client]}; ours with {given.processes} processes, {given.threads} threads each")
+    base = statistics.median(rates["port of the article"])
+    for name, found in rates.items():
+        middle = statistics.median(found)
+        each = f"{statistics.median(micros[name]):6.0f} µs of CPU each"
+        trials = ", ".join(f"{one:.0f}" for one in found)
+        print(f"  {name:24}{middle:9.0f} messages/s {middle / base:7.2f}x {each}   ({trials})", flush=True)
 
 
 def clear(url: str) -> None:

@@ -163,8 +163,9 @@ def main() -> None:
     parser.add_argument("--load", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--server", action="append", choices=["mariadb", "postgresql"], help="a database server instead of SQLite")
     parser.add_argument("--inbox", type=int, default=0, help="rows in the server's inbox before it begins")
-    parser.add_argument("--client", choices=["reqs", "dealer"], default="reqs", help="of the runs on a server")
+    parser.add_argument("--client", action="append", choices=["reqs", "dealer"], help="of the runs on a server; both by default")
     parser.add_argument("--processes", type=int, default=2, help="workers on a server")
+    parser.add_argument("--threads", type=int, default=1, help="of each worker on a server; more are slower where processors are few")
     arguments = parser.parse_args()
     for kind in arguments.server or ():
         fee_servers.run(kind, on_server, __file__, arguments)

@@ -227,7 +227,7 @@ def fault_points(kind: str, databases: Databases, services: Any, point: str, kil
     with trial(kind, databases, services, environ=environ) as one:
         clients = Crowd(one.port, reqs=4, window=40)
         with clients:
-            eventually(lambda: restarts(one) >= kills, f"{kills} deaths at {point}", 110)
+            eventually(lambda: restarts(one) >= kills, f"{kills} deaths at {point}", 100 + 6 * kills)
         one.note = f"{restarts(one)} deaths"
         return one.judge(f"SIGKILL {point}", clients)
 

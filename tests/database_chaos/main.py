@@ -1,11 +1,14 @@
-"""The long form: ./scripts/chaos database [--fault NAME]… [--server NAME]… [--rounds 10]; a table at the end."""
+"""The long form: ./scripts/chaos database [--fault NAME]… [--server NAME]… [--rounds 10]; lines as they come, and a table."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
@@ -18,24 +21,28 @@ from holdfast.testing.databases import Databases
 from servers_kit import Services
 
 
-def database_table(given: argparse.Namespace, databases: Databases, services: Services) -> list[Result]:
-    """Every scenario on every server."""
-    results = []
-    faults = given.fault or [*database.SCENARIOS, "two-daemons", "points"]
+def trials(given: argparse.Namespace, databases: Databases, services: Services) -> Iterator[tuple[str, str, Callable[[], Result]]]:
+    """Every scenario on every server: the server, the fault, and what plays it."""
     for kind in given.server or database.SERVERS:
-        for fault in faults:
-            print(f"{kind}: {fault}", file=sys.stderr, flush=True)
-            try:
-                if fault == "two-daemons":
-                    results.append(database.two_daemons(kind, databases, services, 2000 * given.rounds))
-                elif fault == "points":
-                    results += [database.fault_points(kind, databases, services, point, 10 * given.rounds) for point in POINTS]
-                else:
-                    results.append(database.run(fault, kind, databases, services, given.rounds))
-            except Exception:
-                traceback.print_exc()
-                results.append(Result(fault, kind, 0, 0, 0, 0, 0, 1, 0, 0.0, "did not come to its end"))
-    return results
+        for fault in given.fault or [*database.SCENARIOS, "two-daemons", "points"]:
+            if fault == "two-daemons":
+                yield kind, fault, partial(database.two_daemons, kind, databases, services, 2000 * given.rounds)
+            elif fault == "points":
+                for point in POINTS:
+                    yield kind, f"SIGKILL {point}", partial(database.fault_points, kind, databases, services, point, 10 * given.rounds)
+            else:
+                yield kind, fault, partial(database.run, fault, kind, databases, services, given.rounds)
+
+
+def play(kind: str, fault: str, trial: Callable[[], Result]) -> Result:
+    """One line of the table, printed at once: a later trial may not come to its end."""
+    try:
+        result = trial()
+    except Exception:
+        traceback.print_exc()
+        result = Result(fault, kind, 0, 0, 0, 0, 0, 1, 0, 0.0, "did not come to its end")
+    print(table([result]), file=sys.stderr, flush=True)
+    return result
 
 
 def main() -> int:
@@ -46,13 +53,16 @@ def main() -> int:
     parser.add_argument("--server", action="append", help="mariadb or postgresql; default: both")
     parser.add_argument("--rounds", type=int, default=10)
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="holdfast-chaos-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         services = Services(folder)
         try:
             with Databases(services.url, folder) as databases:
-                results = database_table(given, databases, services)
+                for kind, fault, trial in trials(given, databases, services):
+                    results.append(play(kind, fault, trial))
         finally:
             services.stop()
     print(table(results))

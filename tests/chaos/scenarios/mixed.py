@@ -1,12 +1,15 @@
-"""Good and broken changes in a shuffled order, workers killed in between. The seed is the same each time."""
+"""Good and broken changes of every kind in a shuffled order, workers killed in between. The seed is the same each time."""
 
 import random
 
 from chaos.stage import Stage
+from holdfast.testing.daemon import free_port
 
-SUMMARY = "good code, broken code, broken configuration and kills, shuffled, one a second"
+SUMMARY = "code, settings, address and framework change, for good and broken, and workers are killed: shuffled, one a second"
 EVERY = 1.0
-TOML = "probation = '0s'\n[jobs.Add]\nprocesses = 2\ncrash_limit = 1000000\n"
+TOML = "probation = '0s'\nsettings = 'test.ini'\n[jobs.Add]\nprocesses = 2\ncrash_limit = 1000000\n"
+FILES = {"test.ini": "[app]\nnumber = 1\n"}
+BUILDS = ("1.0.1", "1.0.2")
 BROKEN = {
     "a syntax error": "\ndef broken(:\n",
     "a failing import": "\nimport no_such_module\n",
@@ -18,12 +21,23 @@ BROKEN = {
 def disturb(stage: Stage) -> None:
     """Whatever comes next."""
     dice, version, toml = random.Random(7), 1, stage.daemon.toml.read_text()
+    upgrades = 0
     while stage.next():
-        what = dice.choice(["good", "good", "kill", "broken toml", *BROKEN])
-        if what == "good":
+        what = dice.choice(["code", "code", "kill", "settings", "address", "upgrade", "broken toml", *BROKEN])
+        if what in ("code", "address", "upgrade"):
             version += 1
+            stage.port = free_port() if what == "address" else stage.port
             stage.write(version)
-            stage.reload(version)
+            if what == "upgrade":
+                upgrades += 1
+                stage.upgrade(version, BUILDS[upgrades % 2])
+            else:
+                stage.reload(version)
+            if what == "address":
+                stage.crowd.move(f"tcp://127.0.0.1:{stage.port}")
+        elif what == "settings":
+            (stage.daemon.folder / "test.ini").write_text(f"[app]\nnumber = {stage.done}\n")
+            stage.reload(version, settings=True)
         elif what == "kill":
             stage.kill(dice.choice(stage.daemon.workers())["pid"])
             stage.until(lambda: len(stage.daemon.workers()) == 2, "two are at work again")
