@@ -65,6 +65,7 @@ def article(kind: str, url: str, endpoint: str, threads: int) -> None:
         threading.Thread(target=live, daemon=True).start()
     ready.wait()
     socket = zmq.Context().socket(zmq.REP)
+    socket.sndhwm = 0  # a full queue drops answers: one client with 1000 in flight then waits for ever
     socket.bind(endpoint)
     print("ready", flush=True)
     while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 import uuid
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import pika
 
 from holdfast.testing import DaemonProcess, Proxy, eventually
+from servers_kit import Services
 
 APP = """
 import os, time
@@ -162,3 +164,10 @@ class Feeder(threading.Thread):
         """Until so many more are published."""
         wanted = len(self.ids) + count
         eventually(lambda: len(self.ids) >= wanted, f"{count} messages more")
+
+
+def noted(services: Services, queue: str) -> bool:
+    """Mnesia, and Ra's directory, write up to 2 s after they have answered: a broker that is killed before has never heard of the queue."""
+    data = services.directory / "rabbitmq" / "mnesia"
+    name = re.compile(re.escape(queue.encode()) + rb"(?!\.)")
+    return all(any(name.search(file.read_bytes()) for file in data.glob(pattern)) for pattern in ("*/*.[DL]*", "*/quorum/*/names.dets"))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import threading
 from collections.abc import Callable
 
 import pytest
-from broker_kit import Feeder, Stage
+from broker_kit import Feeder, Stage, noted
 
 from holdfast.testing import eventually
 from servers_kit import Services
@@ -151,13 +150,6 @@ def test_what_the_broker_drops_is_kept(make: Make) -> None:
     eventually(lambda: stage.broker.depth(f"{stage.queue}.dropped") == 1, "the broker has given it up, and it is not gone")
 
 
-def _noted(services: Services, queue: str) -> bool:
-    """Mnesia, and Ra's directory, write up to 2 s after they have answered: a broker that is killed before has never heard of the queue."""
-    data = services.directory / "rabbitmq" / "mnesia"
-    name = re.compile(re.escape(queue.encode()) + rb"(?!\.)")
-    return all(any(name.search(file.read_bytes()) for file in data.glob(pattern)) for pattern in ("*/*.[DL]*", "*/quorum/*/names.dets"))
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_broker_that_ends_with_messages_out_and_comes_again(make: Make, services: Services, number: signal.Signals) -> None:
     stage = make(toml="[jobs.Add]\nprocesses = 2\n")
@@ -165,7 +157,7 @@ def test_a_broker_that_ends_with_messages_out_and_comes_again(make: Make, servic
     block = stage.daemon.folder / "block"
     ids = stage.broker.publish(stage.queue, [f"block {block}".encode(), *[b"work"] * 500])
     eventually(lambda: (stage.daemon.folder / "block.began").exists(), "it is begun")
-    eventually(lambda: _noted(services, stage.queue), "the broker has written down that there is such a queue, which it does later")
+    eventually(lambda: noted(services, stage.queue), "the broker has written down that there is such a queue, which it does later")
     if number == signal.SIGTERM:
         os.kill(int(services.run("status", "rabbitmq")["rabbitmq"]["pid"]), number)
         eventually(lambda: not services.run("status", "rabbitmq"), "it has stopped")
