@@ -27,6 +27,7 @@ _AWAY = {3, 1021, 1028, 1037, 1038, 1040, 1041, 1044, 1045, 1049, 1114, 1129, 11
 _LOST = {0, 1053, 1077, 1079, 1080, 1152, 1156, 1157, 1158, 1159, 1160, 1161, 1184, 1927, 3159, 4031}
 _DENIED = {1044, 1142, 1227}
 _LOCK_SECONDS, _CLAIM_SECONDS = 5.0, 2
+_TLS_WORDS = ("ssl", "ssl_ca", "ssl_cert", "ssl_key", "ssl_check_hostname")
 _LONG_ENOUGH = 4 << 20
 _TEXT = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 
@@ -116,11 +117,11 @@ class MysqlStore(ServerStore):
         arguments: dict[str, Any] = {"connect_timeout": int(max(2.0, min(10.0, timeout)))}
         if self._pure:
             arguments |= {"read_timeout": timeout, "write_timeout": timeout, "autocommit": False, "charset": "utf8mb4"}
-            arguments |= _tls(dict(place.query))
+            arguments |= _tls(_wanted(place))
         else:
             arguments |= {"read_timeout": max(1, int(timeout)), "write_timeout": max(1, int(timeout)), "multi_statements": False}
-        names = ["isolation", *(("ssl", "ssl_ca", "ssl_cert", "ssl_key", "ssl_check_hostname") if self._pure else ())]
-        place = place.difference_update_query(names).set(drivername=f"{base}+{driver}")
+            arguments |= _mysqlclient_tls(_wanted(place))
+        place = place.difference_update_query(["isolation", *_wanted(place)]).set(drivername=f"{base}+{driver}")
         super().__init__(place, job, timeout, connect_args=arguments)
         self._session = [
             f"SET SESSION TRANSACTION ISOLATION LEVEL {isolation.replace('-', ' ')}",
@@ -257,9 +258,22 @@ def _look(driver: Any, info: Any, current: ServerTransaction, statement: str) ->
         info["ended"] = f"the transaction was ended by: {' '.join(statement.split())[:80]}"
 
 
-def _tls(query: dict[str, Any]) -> dict[str, Any]:
-    """What `ssl…` in the URL asks for: verified, name included, unless ssl_check_hostname=false."""
-    wanted = {name: str(value) for name, value in query.items() if name.startswith("ssl")}
+def _wanted(place: sqlalchemy.URL) -> dict[str, str]:
+    """What the URL says of TLS: verified, name included, unless ssl_check_hostname=false."""
+    return {name: str(value) for name, value in place.query.items() if name in _TLS_WORDS}
+
+
+def _mysqlclient_tls(wanted: dict[str, str]) -> dict[str, Any]:
+    """The same for mysqlclient, whose own `ssl=true` encrypts without looking at whom it talks to."""
+    if not wanted or wanted == {"ssl": "false"}:
+        return {"ssl_mode": "DISABLED"} if wanted else {}
+    files = {word: wanted[f"ssl_{word}"] for word in ("ca", "cert", "key") if f"ssl_{word}" in wanted}
+    mode = "VERIFY_CA" if wanted.get("ssl_check_hostname") == "false" else "VERIFY_IDENTITY"
+    return {"ssl_mode": mode, **({"ssl": files} if files else {})}
+
+
+def _tls(wanted: dict[str, str]) -> dict[str, Any]:
+    """For PyMySQL."""
     if not wanted:
         return {}
     if wanted == {"ssl": "false"}:
