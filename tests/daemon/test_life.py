@@ -16,7 +16,7 @@ from crowd import Crowd, ask, effects
 
 from holdfast.linux import process
 from holdfast.linux.process import start_time
-from holdfast.testing.daemon import DaemonProcess, eventually
+from holdfast.testing.daemon import DaemonProcess, eventually, free_port
 
 Make = Callable[..., DaemonProcess]
 
@@ -70,6 +70,24 @@ def test_a_busy_port_has_its_own_exit_status(make: Make) -> None:
         told = daemon.run("start")
     assert (told.returncode, "is in use by another process" in told.stderr) == (5, True)
     assert daemon.processes() == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "url", "said"),
+    [
+        ("source", "amqp://guest:secret@127.0.0.1:{port}/?queue=q", "start_timeout, 2 s"),
+        ("store", "mysql://nobody:secret@127.0.0.1:{port}/db", "the store is not to be had"),
+        ("store", "postgresql://nobody:secret@127.0.0.1:{port}/db", "the store is not to be had"),
+    ],
+)
+def test_a_broker_or_store_that_is_not_there_in_time_has_the_same(make: Make, key: str, url: str, said: str) -> None:
+    """Behaviour 3. A broker is waited for, to the limit."""
+    limit = 'start_timeout = "2s"\n' if key == "source" else ""
+    daemon = make(f'{limit}[jobs.Add]\n{key} = "{url.format(port=free_port())}"\n')
+    told = daemon.run("start")
+    assert (told.returncode, said in told.stderr, "secret" in told.stderr) == (5, True, False), told.stderr
+    assert daemon.processes() == {}
+    assert not (daemon.folder / "run" / "t.pid").exists()
 
 
 def test_fifty_starts_at_once_make_one_daemon(make: Make) -> None:
