@@ -38,3 +38,13 @@ def test_a_key_goes_on_behind_a_dead_letter(make: Make) -> None:
     stage.done([ids[1], ids[3]])
     eventually(lambda: stage.job["dead"] == 2, "two are dead letters")
     stage.empty()
+
+
+def test_a_cut_connection_blocks_no_key(make: Make) -> None:
+    stage = make(app=KEYED, toml=TOML, query="&single_active_consumer=true")
+    stage.daemon.start()
+    ids = stage.broker.publish(stage.queue, [b"fails 4 a", b"work a", b"work b"])
+    eventually(lambda: stage.job["retried"] >= 1, "the first one waits")
+    stage.proxy.cut()
+    stage.done(ids)
+    stage.empty()
