@@ -77,6 +77,7 @@ def make_job(job: JobBeingMade, read_secret: ReadSecret) -> JobConfig | None:
         return None
     _check_work(job, found["source"])
     _check_bounds(job, found)
+    _check_order(job, found, queue)
     _check_dead_letter(job, found)
     _check_outbox(job, found)
     _derive(found, job.declaration, source, store)
@@ -137,8 +138,25 @@ def _check_bounds(job: JobBeingMade, found: Mapping[str, Any]) -> None:
         job.wrong(
             "max_message", "max_message is more than in_flight_bytes, so the largest messages would never fit", "raise in_flight_bytes"
         )
-    if found["ordered"]:
-        job.wrong("ordered", "ordered jobs come in a later version", "leave it out")
+
+
+def _check_order(job: JobBeingMade, found: Mapping[str, Any], queue: QueueAddress | None) -> None:
+    """One key's messages must come to one process, and there to one thread."""
+    if not found["ordered"]:
+        return
+    if queue is None:
+        if not found["source"] or found["source"].partition(":")[0].lower() not in SCHEMES:
+            job.wrong("ordered", "only jobs behind RabbitMQ keep the order of a key", "leave it out, or take an amqp:// source")
+        return
+    hashed = queue.exchange_type == "x-consistent-hash" and found["processes"] == 1
+    if not queue.single_active and not hashed:
+        job.wrong(
+            "ordered",
+            "an ordered job's queue must have one consumer at a time",
+            "write single_active_consumer=true into the source, or take exchange_type=x-consistent-hash and processes = 1",
+        )
+    if (found["threads"] or 1) > 1:
+        job.wrong("ordered", "an ordered job has one thread", "leave threads out, or write threads = 1")
 
 
 def known_brokers(source: str, outbox: str) -> list[BrokerAddress]:
@@ -174,7 +192,7 @@ def _check_dead_letter(job: JobBeingMade, found: Mapping[str, Any]) -> None:
 def _derive(found: dict[str, Any], declaration: Declaration, source: SourceAddress | None, store: StoreAddress | None) -> None:
     """Defaults that depend on other options."""
     if found["threads"] is None:
-        found["threads"] = THREADS_WITH_A_SERVER if store is not None and store.server else 1
+        found["threads"] = THREADS_WITH_A_SERVER if store is not None and store.server and not found["ordered"] else 1
     if found["retries"] is None:
         found["retries"] = 0 if source is not None and source.answers else TRIES_AFTER_THE_FIRST
     if found["dead_letter"] is None:

@@ -79,7 +79,7 @@ class JobOptions:
     )
     interval: float = option(5.0, "duration", "Pause before `run` is called again after it returned or raised.", least=0.0)
     overlap: bool | None = option(None, "bool", "Heir active before its incumbent leaves; default: false for run() and ordered jobs.")
-    ordered: bool = option(False, "bool", "Keep the order of messages of one key.")
+    ordered: bool = option(False, "bool", "Keep the order of messages of one key(); behind RabbitMQ only, with one thread.")
     spawn: str = option(
         "fork",
         "text",

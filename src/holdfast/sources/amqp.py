@@ -58,6 +58,7 @@ class Bounds:
     size: int
     largest: int  # bytes of one message; a larger one becomes a dead letter
     deaths: int  # of workers that a message was alone with; with the last it becomes a dead letter
+    ordered: bool = False  # what is tried again, or given back, stays here: the broker would let later ones overtake it
 
 
 class AmqpSource:
@@ -89,6 +90,8 @@ class AmqpSource:
         self._numbers = itertools.count(1)
         self._failure: str | AppError = ""
         self._unnamed = False
+        self._kept: list[Delivery] = []  # of an ordered job, until it opens again or its channel is closed
+        self.void_below = 0  # lower numbers are of a channel that is gone
 
     # For the one who starts it
 
@@ -127,6 +130,9 @@ class AmqpSource:
     def open(self) -> None:
         """Consume, now and after each reconnect."""
         self._wanted = True
+        if self._kept:
+            kept, self._kept = sorted(self._kept, key=lambda delivery: delivery.seq), []
+            self._loop.call_later(0.0, lambda: self._arrived.extend(one for one in kept if one.seq in self._held))
         self._consume()
 
     def shut(self) -> None:
@@ -217,6 +223,8 @@ class AmqpSource:
         self._acks = Acks()
         self._held.clear()
         self._arrived.clear()
+        self._kept.clear()
+        self.void_below = next(self._numbers)
         self._bytes, self._full = 0, False
         self._on_lost()
 
@@ -230,7 +238,11 @@ class AmqpSource:
 
     def _prefetch(self) -> int:
         bounds = self._bounds
-        most = self._address.prefetch or min(MOST_PREFETCHED, bounds.batch * (bounds.threads + 1))
+        most = (
+            self._address.prefetch or MOST_PREFETCHED
+            if bounds.ordered
+            else self._address.prefetch or min(MOST_PREFETCHED, bounds.batch * (bounds.threads + 1))
+        )
         return max(1, min(most, int(bounds.size / self._mean) if self._mean else most))
 
     def _cancel(self) -> None:
@@ -298,6 +310,9 @@ class AmqpSource:
                 self._channel.basic_ack(tag, multiple)
 
     def _return(self, seqs: Sequence[int]) -> None:
+        if self._bounds.ordered:
+            self._kept += [self._held[seq].delivery for seq in seqs if seq in self._held]
+            return
         for seq in seqs:
             held = self._take(seq)
             if held is not None and self._acks.left(held.tag) and self._channel is not None and self._channel.is_open:
@@ -306,6 +321,10 @@ class AmqpSource:
     def _put_off(self, seq: int, delay: float, reason: str) -> None:
         held = self._held.get(seq)
         if held is None:
+            return
+        if self._bounds.ordered:
+            held.delivery = msgspec.structs.replace(held.delivery, attempt=held.delivery.attempt + 1)
+            self._loop.call_later(max(0.0, delay), lambda: self._come_again(seq, held))
             return
         if delay <= 0:
             self._return([seq])
@@ -319,6 +338,10 @@ class AmqpSource:
         where = rung_queue(queue, seconds)
         publication = Publication("", where, held.delivery.body, properties, where, rung_arguments(queue, seconds))
         self._publish(seq, held, publication)
+
+    def _come_again(self, seq: int, held: Held) -> None:
+        if self._held.get(seq) is held:
+            self._arrived.append(held.delivery)
 
     def _publish(self, seq: int, held: Held, publication: Publication) -> None:
         def done(failure: str) -> None:

@@ -190,7 +190,7 @@ def _consumer(spec: WorkerSpec, options: JobOptions, intake: Intake) -> OpenSour
         raise AppError(f"amqp:// sources need pika: {error}", remedy="pip install 'holdfast[rabbitmq]'") from None
 
     address = broker.parse_queue(options.source)
-    bounds = Bounds(options.batch, options.threads or 1, options.in_flight_bytes, options.max_message, options.crash_limit)
+    bounds = Bounds(options.batch, options.threads or 1, options.in_flight_bytes, options.max_message, options.crash_limit, options.ordered)
     epoch = int.from_bytes(os.urandom(8), "big") >> 2 | 1
     source = AmqpSource(address, epoch, f"holdfast {spec.id} pid {os.getpid()}", bounds, intake.empty, intake.put_alone)
     source.blame([Suspect(*one) for one in spec.blamed])
@@ -200,6 +200,7 @@ def _consumer(spec: WorkerSpec, options: JobOptions, intake: Intake) -> OpenSour
 
 def _start_threads(boot: Boot) -> None:
     from holdfast.worker.engine import Engine
+    from holdfast.worker.ordered import OrderedEngine
 
     assert boot.board is not None
     options = boot.spec.options
@@ -217,7 +218,7 @@ def _start_threads(boot: Boot) -> None:
         draining=boot.draining,
         fault=boot.fault,
         context=_contexts(boot, pausing),
-        engine=Engine,
+        engine=OrderedEngine if options.ordered and boot.spec.role != "quarantine" else Engine,
         boards=boot.board.threads,
         settings=in_place,
     )
