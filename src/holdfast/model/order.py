@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING
 
-from holdfast.model.delivery import Delivery
+if TYPE_CHECKING:
+    from holdfast.model.delivery import Delivery
 
 
 class Order:
