@@ -35,7 +35,7 @@ class Add(Job):
     def handle(self, message, db):
         db.execute("INSERT INTO account (name, volume, status) VALUES (:n, 1, 'N')", {{"n": message.text}})
         db.execute("UPDATE account SET status = 'Y' WHERE name = :n", {{"n": message.text}})
-        if message.text in {deadly} and message.attempt == 1:
+        if message.text == "poison":
             os.abort()
 
 if __name__ == "__main__":
@@ -88,7 +88,7 @@ class Trial:
         plain = {"sslmode": "disable"} if kind == "postgresql" else {"ssl": "false"}
         self.store = place.set(port=self.proxy.port).update_query_dict(plain).render_as_string(hide_password=False)
         self.port = free_port()
-        values = {"processes": 2, "timeout": "4s", "deadly": "()", "store": self.store, **more}
+        values = {"processes": 2, "timeout": "4s", "store": self.store, **more}
         self.daemon = DaemonProcess(folder, APP.format(port=self.port, **values), environ=more.get("environ"))
         self.note = ""
 

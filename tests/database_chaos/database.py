@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
+import zmq
 from chaos_kit import Result, Trial, every, trial
 
 from holdfast.model.crash_loop import BUDGET
@@ -219,6 +221,23 @@ def begin_without_a_store(kind: str, databases: Databases, services: Any) -> Res
             one.proxy.heal()
             one.answered(clients, 50)
         return one.judge("begin without a store", clients)
+
+
+def poison(kind: str, databases: Databases, services: Any) -> Result:
+    """A message that kills every worker it meets: it ends alone, as a dead letter in the store; the others have their effects."""
+    with trial(kind, databases, services) as one:
+        clients = Crowd(one.port, reqs=4, window=20)
+        with clients, zmq.Context() as context, context.socket(zmq.REQ) as sock:
+            one.answered(clients, 50)
+            sock.linger = 0
+            sock.connect(f"tcp://127.0.0.1:{one.port}")
+            sock.send(b"poison")
+            assert sock.poll(90_000), "its client waits for ever"
+            assert sock.recv() == b"FALSE"
+            one.answered(clients, 50)
+        result = one.judge("poison", clients)
+        assert result.dead == 1
+        return replace(result, dead=0, note="1 dead letter, as it must be")
 
 
 def fault_points(kind: str, databases: Databases, services: Any, point: str, kills: int = 3) -> Result:

@@ -24,9 +24,11 @@ from servers_kit import Services
 def trials(given: argparse.Namespace, databases: Databases, services: Services) -> Iterator[tuple[str, str, Callable[[], Result]]]:
     """Every scenario on every server: the server, the fault, and what plays it."""
     for kind in given.server or database.SERVERS:
-        for fault in given.fault or [*database.SCENARIOS, "two-daemons", "points"]:
+        for fault in given.fault or [*database.SCENARIOS, "poison", "two-daemons", "points"]:
             if fault == "two-daemons":
                 yield kind, fault, partial(database.two_daemons, kind, databases, services, 2000 * given.rounds)
+            elif fault == "poison":
+                yield kind, fault, partial(database.poison, kind, databases, services)
             elif fault == "points":
                 for point in POINTS:
                     yield kind, f"SIGKILL {point}", partial(database.fault_points, kind, databases, services, point, 10 * given.rounds)

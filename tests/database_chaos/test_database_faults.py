@@ -28,6 +28,11 @@ def test_workers_that_begin_while_the_store_is_away_wait_for_it(kind: str, datab
 
 
 @pytest.mark.parametrize("kind", database.SERVERS)
+def test_a_message_that_kills_its_workers_ends_alone(kind: str, databases: Databases, services: Any) -> None:
+    check(database.poison(kind, databases, services))
+
+
+@pytest.mark.parametrize("kind", database.SERVERS)
 def test_overlapping_identities_of_two_daemons_have_one_effect(kind: str, databases: Databases, services: Any) -> None:
     check(database.two_daemons(kind, databases, services))
 
