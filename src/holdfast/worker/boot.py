@@ -38,7 +38,7 @@ from holdfast.worker.offspring import leave
 from holdfast.worker.pausing import Pausing
 from holdfast.worker.saying import say, say_failed
 from holdfast.worker.settings_in_place import SettingsInPlace, SettingsTalk
-from holdfast.worker.threads import ContextFactory, Crew, Surroundings, raise_unavailable
+from holdfast.worker.threads import ContextFactory, Crew, EngineFactory, Surroundings, raise_unavailable
 from holdfast.worker.trace import reason_of, trace_of
 from holdfast.worker.wakeup import WakeUp
 
@@ -198,10 +198,17 @@ def _consumer(spec: WorkerSpec, options: JobOptions, intake: Intake) -> OpenSour
     return source
 
 
-def _start_threads(boot: Boot) -> None:
-    from holdfast.worker.engine import Engine
-    from holdfast.worker.ordered import OrderedEngine
+def _engine(spec: WorkerSpec) -> EngineFactory:
+    if spec.options.ordered and spec.role != "quarantine":
+        from holdfast.worker.ordered import OrderedEngine
 
+        return OrderedEngine
+    from holdfast.worker.engine import Engine
+
+    return Engine
+
+
+def _start_threads(boot: Boot) -> None:
     assert boot.board is not None
     options = boot.spec.options
     intake = boot.intake or Intake(options.batch)
@@ -218,7 +225,7 @@ def _start_threads(boot: Boot) -> None:
         draining=boot.draining,
         fault=boot.fault,
         context=_contexts(boot, pausing),
-        engine=OrderedEngine if options.ordered and boot.spec.role != "quarantine" else Engine,
+        engine=_engine(boot.spec),
         boards=boot.board.threads,
         settings=in_place,
     )

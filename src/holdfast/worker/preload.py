@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable
 
 _STORES = {"sqlite": "holdfast.stores.sqlite", "mysql": "holdfast.stores.mysql", "postgresql": "holdfast.stores.postgresql"}
-_BROKER = ("holdfast.sources.amqp", "holdfast.sources.amqp_sending", "holdfast.worker.relay")
+_BROKER = ("holdfast.sources.amqp", "holdfast.sources.amqp_sending", "holdfast.worker.relay", "holdfast.worker.ordered")
 _YAML = (".yaml", ".yml")
 
 
