@@ -31,6 +31,18 @@ def test_a_broker_that_hangs_up_at_once_is_asked_again() -> None:
         link.close()
 
 
+def test_the_next_node_of_a_cluster_is_asked_after_a_failure() -> None:
+    with closing(NestedLoop()) as loop, socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        downs: list[str] = []
+        address = parse_broker("amqp://" + ",".join(f"127.0.0.1:{node.getsockname()[1]}" for node in (one, two)))
+        link = Link(loop, address, "test", lambda _connection: None, downs.append, draw=lambda: 0.0)
+        link.open()
+        for times, node in enumerate((one, two, one), 1):
+            _reset_next(loop, node)
+            assert loop.wait(float("inf"), lambda times=times: len(downs) == times)
+        link.close()
+
+
 def _reset_next(loop: NestedLoop, listener: socket.socket) -> None:
     listener.setblocking(False)
 

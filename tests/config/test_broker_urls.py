@@ -42,6 +42,16 @@ def test_what_a_url_says(url: str, address: QueueAddress) -> None:
     assert parse_queue(url) == address
 
 
+def test_the_nodes_of_a_cluster_are_asked_in_turn() -> None:
+    broker = parse_queue("amqp://me:pw@a:1,[::1]:2,c/v?queue=q").broker
+    assert broker.nodes == (("a", 1), ("::1", 2), ("c", 5672))
+    assert broker.shown == "amqp://a:1,[::1]:2,c:5672/v"
+    turns = [broker.at(turn) for turn in range(4)]
+    assert [(one.host, one.port, one.user, one.nodes) for one in turns[:3]] == [(h, p, "me", ((h, p),)) for h, p in broker.nodes]
+    assert turns[3] == turns[0]
+    assert parse_broker("amqps://a,b").nodes == (("a", 5671), ("b", 5671))
+
+
 def test_attempts_are_ours_and_the_broker_has_no_limit() -> None:
     assert parse_queue("amqp://h/?queue=q").delivery_limit == NO_LIMIT == 2**31 - 1
     assert parse_queue("amqp://h/?queue=q&delivery_limit=20").delivery_limit == 20
@@ -64,6 +74,10 @@ def test_attempts_are_ours_and_the_broker_has_no_limit() -> None:
         ("amqp://h/?queue=" + "a" * 250, "longer than"),
         ("amqp://h:99999/?queue=a", "is not a port"),
         ("amqp://h h/?queue=a", "blank"),
+        ("amqp://h:1,/?queue=a", "a comma too many"),
+        ("amqp://,h:1/?queue=a", "a comma too many"),
+        ("amqp://h:1,i,h:1/?queue=a", "a host is there twice"),
+        ("amqp://h:1,i!/?queue=a", "'i!' is not a host and a port"),
         ("amqp://me:a/b@h/?queue=a", "a / too many"),
         ("amqp://@h/?queue=a", "no user"),
         ("amqp://h/a/b?queue=a", "a / too many"),

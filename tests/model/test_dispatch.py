@@ -71,6 +71,15 @@ def test_a_target_is_named_without_secrets_and_looked_up_again() -> None:
     assert targets.target("amqp://mq:5673/v%2F1?queue=q").routing_key("") == "q"
 
 
+def test_any_node_of_a_cluster_stands_for_all_of_it() -> None:
+    broker = parse_broker("amqp://me:secret@a,b,c/")
+    targets = Targets([broker])
+    for hosts, written in (("a", "a:5672"), ("c", "c:5672"), ("b,a", "b:5672,a:5672"), ("new,c", "new:5672,c:5672")):
+        target = targets.target(f"amqp://{hosts}/?queue=q")
+        assert target.url == f"amqp://{written}/%2F?queue=q"
+        assert targets.broker(target.url) == broker
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [

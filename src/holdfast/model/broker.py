@@ -2,6 +2,7 @@
 
     amqp://USER:PASSWORD@HOST:PORT/VHOST?queue=fee
     amqps://USER:PASSWORD@HOST/VHOST?queue=email&exchange=email&routing_key=email&ca=/etc/ssl/rabbit.pem
+    amqp://USER:PASSWORD@HOST:PORT,HOST:PORT,HOST:PORT/VHOST?queue=fee      the nodes of one cluster
 
 Host, port (5672, with TLS 5671), user (guest) and virtual host (/) have the defaults of AMQP; %2F in the virtual host is a slash.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -37,12 +38,27 @@ class BrokerAddress:
     tls: bool = False
     ca: str = ""
     heartbeat: int = 10  # seconds
+    others: tuple[tuple[str, int], ...] = ()  # host and port of further nodes of the same cluster
+
+    @property
+    def nodes(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of each node, in the order of the URL."""
+        return (self.host, self.port), *self.others
+
+    @property
+    def places(self) -> str:
+        """The nodes as a URL has them."""
+        return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.nodes)
 
     @property
     def shown(self) -> str:
         """Without user and password."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'amqps' if self.tls else 'amqp'}://{host}:{self.port}/{'' if self.vhost == '/' else self.vhost}"
+        return f"{'amqps' if self.tls else 'amqp'}://{self.places}/{'' if self.vhost == '/' else self.vhost}"
+
+    def at(self, turn: int) -> BrokerAddress:
+        """The node that is asked in this turn, alone: the first one in turn 0, and after the last one the first again."""
+        host, port = self.nodes[turn % len(self.nodes)]
+        return replace(self, host=host, port=port, others=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +124,7 @@ def _parse(url: str, known: Mapping[str, Callable[[str, str], Any]]) -> tuple[Br
     if "/" in vhost or "/" in userinfo:
         raise ConfigurationError("there is a / too many", remedy=_ESCAPE)
     tls = scheme.lower() == "amqps"
-    host, port = _host_and_port(hostport, 5671 if tls else 5672)
+    (host, port), *others = _nodes(hostport, 5671 if tls else 5672)
     user, _, password = userinfo.partition(":")
     if at and not user:
         raise ConfigurationError("there is an @ and no user", remedy=FORM)
@@ -116,7 +132,7 @@ def _parse(url: str, known: Mapping[str, Callable[[str, str], Any]]) -> tuple[Br
     if "ca" in connection and not tls:
         raise ConfigurationError("ca= is for amqps://", remedy="write amqps://, or leave it out")
     who = (unquote(user), unquote(password)) if at else ("guest", "guest")
-    return BrokerAddress(host, port, *who, vhost=unquote(vhost) or "/", tls=tls, **connection), given
+    return BrokerAddress(host, port, *who, vhost=unquote(vhost) or "/", tls=tls, others=tuple(others), **connection), given
 
 
 def _parameters(query: str, known: Mapping[str, Callable[[str, str], Any]]) -> dict[str, Any]:
@@ -130,6 +146,16 @@ def _parameters(query: str, known: Mapping[str, Callable[[str, str], Any]]) -> d
             raise ConfigurationError(f"{name}= is there twice", remedy="leave one of them out")
         given[name] = known[name](name, value)
     return given
+
+
+def _nodes(text: str, default: int) -> list[tuple[str, int]]:
+    several = text.split(",")
+    if len(several) > 1 and "" in several:
+        raise ConfigurationError("there is a comma too many between the hosts", remedy="write HOST:PORT,HOST:PORT")
+    nodes = [_host_and_port(one, default) for one in several]
+    if len(set(nodes)) < len(nodes):
+        raise ConfigurationError("a host is there twice", remedy="name each node of the cluster once")
+    return nodes
 
 
 def _host_and_port(text: str, default: int) -> tuple[str, int]:

@@ -34,7 +34,7 @@ class Targets:
     """The brokers that a job may publish to: those of its `source` and `outbox` URLs."""
 
     def __init__(self, known: Iterable[BrokerAddress] = ()) -> None:
-        self._known = {_place(address): address for address in known}
+        self._known = {place: address for address in known for place in _places(address)}
         self._parsed: dict[str, Target] = {}
 
     def target(self, url: str) -> Target:
@@ -62,20 +62,20 @@ class Targets:
         if bool(exchange) == bool(queue):
             raise ConfigurationError("a URL to publish to names an exchange or a queue", remedy="write ?exchange=NAME or ?queue=NAME")
         self._who(address)
-        host = f"[{address.host}]" if ":" in address.host else address.host
         scheme, vhost = "amqps" if address.tls else "amqp", quote(address.vhost, safe="")
         where = f"exchange={quote(exchange, safe='')}" if exchange else f"queue={quote(queue, safe='')}"
-        return Target(f"{scheme}://{host}:{address.port}/{vhost}?{where}", exchange, queue)
+        return Target(f"{scheme}://{address.places}/{vhost}?{where}", exchange, queue)
 
     def _who(self, address: BrokerAddress) -> BrokerAddress:
-        known = self._known.get(_place(address))
-        if known is not None:
-            return known
+        for place in _places(address):
+            if place in self._known:
+                return self._known[place]
         raise ConfigurationError(
             f"nothing says who we are at the broker {address.shown}",
             remedy='give the job outbox = "amqp://USER:PASSWORD@HOST/VHOST" with this host, port and virtual host',
         )
 
 
-def _place(address: BrokerAddress) -> tuple[str, int, str, bool]:
-    return address.host, address.port, address.vhost, address.tls
+def _places(address: BrokerAddress) -> list[tuple[str, int, str, bool]]:
+    """Each node of a cluster stands for all of it."""
+    return [(host, port, address.vhost, address.tls) for host, port in address.nodes]

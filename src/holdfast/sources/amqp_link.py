@@ -43,7 +43,7 @@ class Link:
     """Keeps one connection. `up` is called with each new one, `down` with the reason when one is lost; both on the loop's thread.
 
     While the broker is away it is asked again after 0.1 s, 0.2 s and so on up to 10 s, each with jitter, so that many daemons do
-    not come back at the same moment.
+    not come back at the same moment. Of the nodes of a cluster, the next one is asked after each failure.
     """
 
     def __init__(
@@ -53,7 +53,8 @@ class Link:
         self._address = address
         self._up, self._down = up, down
         self._draw = draw
-        self._parameters = parameters(address, name)
+        self._nodes = [parameters(address.at(turn), name) for turn in range(len(address.nodes))]
+        self._turn = 0
         self._connection: Connection = None
         self._pause = FIRST_PAUSE
         self._closing = False
@@ -66,7 +67,7 @@ class Link:
         """Begin to connect."""
         self._retry = None
         self._connection = pika.SelectConnection(
-            self._parameters,
+            self._nodes[self._turn % len(self._nodes)],
             on_open_callback=self._on_open,
             on_open_error_callback=lambda _connection, error: self._lost(error),
             on_close_callback=lambda _connection, error: self._lost(error),
@@ -95,17 +96,17 @@ class Link:
     def _on_open(self, connection: Connection) -> None:
         self._pause = FIRST_PAUSE
         if self.trouble:
-            events.log("broker.back", self._address.shown)
+            events.log("broker.back", self._address.at(self._turn).shown)
         self.trouble, self.refused = "", False
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
         self._up(connection)
 
     def _on_blocked(self, _connection: Connection, frame: Any) -> None:
-        events.log("broker.blocked", f"{self._address.shown}: {frame.method.reason}", level="warning")
+        events.log("broker.blocked", f"{self._address.at(self._turn).shown}: {frame.method.reason}", level="warning")
 
     def _on_unblocked(self, _connection: Connection, _frame: Any) -> None:
-        events.log("broker.unblocked", self._address.shown)
+        events.log("broker.unblocked", self._address.at(self._turn).shown)
 
     def _lost(self, error: BaseException) -> None:
         self._connection = None
@@ -113,8 +114,9 @@ class Link:
         self.refused = _is_refusal(error)
         if not self._closing:
             if not self.trouble:
-                events.log("broker.away", f"{self._address.shown}: {reason}", level="error")
+                events.log("broker.away", f"{self._address.at(self._turn).shown}: {reason}", level="error")
             self.trouble = reason
+            self._turn += 1
             self._retry = self._loop.call_later(self._pause * (0.5 + self._draw() / 2), self.open)
             self._pause = min(LONGEST_PAUSE, 2 * self._pause)
         self._down(reason)
