@@ -48,3 +48,15 @@ def test_a_cut_connection_blocks_no_key(make: Make) -> None:
     stage.proxy.cut()
     stage.done(ids)
     stage.empty()
+
+
+def test_a_key_that_forks_does_the_work_once(make: Make) -> None:
+    """The child that comes out of key() ends there, instead of being a second worker."""
+    app = KEYED.replace("        return message.text", "        os.fork()\n        return message.text")
+    app = app.replace("        db.execute(", '        open("pids", "a").write("%d " % os.getpid())\n        db.execute(', 1)
+    stage = make(app=app, toml=f"{TOML}inbox = false\n", query="&single_active_consumer=true")
+    stage.daemon.start()
+    (worker,) = stage.daemon.workers()
+    stage.done(stage.broker.publish(stage.queue, [b"work a", b"work b", b"work a"]))
+    stage.empty()
+    assert (stage.daemon.folder / "pids").read_text().split() == 3 * [str(worker["pid"])]

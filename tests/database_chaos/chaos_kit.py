@@ -49,19 +49,19 @@ class Result:
 
     fault: str
     server: str
-    messages: int
-    lost: int
-    doubled: int
-    strangers: int
-    refused: int
-    unanswered: int
-    dead: int
-    silence: float
+    messages: int = 0
+    lost: int = 0
+    doubled: int = 0
+    strangers: int = 0
+    refused: int = 0
+    unanswered: int = 0
+    dead: int = 0
+    silence: float = 0.0
     note: str = ""
 
     @property
     def good(self) -> bool:
-        return not (self.lost or self.doubled or self.strangers or self.refused or self.unanswered or self.dead)
+        return bool(self.messages) and not (self.lost or self.doubled or self.strangers or self.refused or self.unanswered or self.dead)
 
 
 def table(results: list[Result]) -> str:

@@ -13,7 +13,6 @@ SHORT = [(fault, kind) for fault in FAULTS for kind in database.SERVERS]
 
 
 def check(result: Result) -> None:
-    assert result.messages > 0
     assert result.good, "\n" + table([result])
 
 

@@ -17,7 +17,6 @@ from typing import Any
 import zmq
 
 from holdfast import process
-from holdfast.linux import door
 from holdfast.linux.channel import Channel, to_memfd
 from holdfast.model import tally
 from holdfast.model.delivery import DONE, Decoder, Delivery, encode
@@ -240,15 +239,3 @@ def bodies(deliveries: Sequence[Delivery]) -> list[bytes]:
 
 def numbered(count: int, prefix: str = "") -> Iterator[bytes]:
     return (f"{prefix}{number}".encode() for number in range(count))
-
-
-def shuts_doors() -> bool:
-    """Whether the kernel lets us, as whom we run, put a filter on a listening socket."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        try:
-            door.shut(listener)
-        except PermissionError:
-            return False
-        return True

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import zmq
-from ingress_kit import Client, Supervisor, bodies, numbered, shuts_doors, until
+from ingress_kit import Client, Supervisor, bodies, numbered, until
 
+from doors_kit import shuts_doors
 from holdfast.model import tally
 from holdfast.model.delivery import DONE
 

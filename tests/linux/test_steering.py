@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from doors_kit import shuts_doors
 from holdfast.linux import door
 from holdfast.linux.steering import release, steer
 
@@ -113,18 +114,7 @@ def test_a_unix_socket_cannot_be_steered() -> None:
         steer(sock, 0)
 
 
-def _shuts_doors() -> bool:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        try:
-            door.shut(listener)
-        except PermissionError:
-            return False
-        return True
-
-
-@pytest.mark.skipif(not _shuts_doors(), reason="this kernel lets nobody but root shut a door")
+@pytest.mark.skipif(not shuts_doors(), reason="this kernel lets nobody but root shut a door")
 def test_a_shut_door_lets_those_in_who_are_there_and_nobody_else(group: tuple[socket.socket, Join]) -> None:
     listener, _join = group
     with socket.create_connection(listener.getsockname(), timeout=20) as early, socket.socket() as late:

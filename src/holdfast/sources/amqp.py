@@ -238,11 +238,8 @@ class AmqpSource:
 
     def _prefetch(self) -> int:
         bounds = self._bounds
-        most = (
-            self._address.prefetch or MOST_PREFETCHED
-            if bounds.ordered
-            else self._address.prefetch or min(MOST_PREFETCHED, bounds.batch * (bounds.threads + 1))
-        )
+        useful = MOST_PREFETCHED if bounds.ordered else min(MOST_PREFETCHED, bounds.batch * (bounds.threads + 1))
+        most = self._address.prefetch or useful
         return max(1, min(most, int(bounds.size / self._mean) if self._mean else most))
 
     def _cancel(self) -> None:

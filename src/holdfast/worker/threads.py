@@ -133,6 +133,7 @@ class Hand:
         self._job._runtime = ThreadRuntime(shared.work, shared.draining, self._connection, self._attention)
         setattr(self._job, shared.work, only_here(getattr(self._job, shared.work)))
         self._job.identity = only_here(self._job.identity)  # type: ignore[method-assign]
+        self._job.key = only_here(self._job.key)  # type: ignore[method-assign]
         self._board = board
         context = shared.context(board, self._connection, self._attention.nap)
         self._engine = None if shared.work == "run" else shared.engine(self._job, shared.spec, context)
