@@ -39,10 +39,13 @@ def open_path(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def services() -> Iterator[Services]:
-    """Those of HOLDFAST_TEST_SERVICES, a directory, where ./scripts/test has named one; else of this run alone."""
+    """Those of HOLDFAST_TEST_SERVICES, a directory, where ./scripts/test has named one; else of this run alone.
+
+    Of several test processes each has servers of its own: a test may kill them.
+    """
     given = os.environ.get("HOLDFAST_TEST_SERVICES")
     if given:
-        yield Services(Path(given))
+        yield Services(Path(given) / os.environ.get("PYTEST_XDIST_WORKER", ""))
         return
     directory = Path(tempfile.mkdtemp(prefix="holdfast-services-"))
     own = Services(directory)
