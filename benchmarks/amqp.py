@@ -354,23 +354,28 @@ def trial(name: str, facts: dict[str, Any], count: int) -> dict[str, float]:
         (folder / "app.py").write_text(contestant.program)
         environ = {**os.environ, "AMQP": amqp, "DATABASE": facts["mariadb"]["url"], "PYTHONPATH": place, "READY": place}
         with contextlib.ExitStack() as stack:
-            if contestant.ours:
-                pids = _start_ours(stack, folder, environ, contestant, amqp, count)
-            else:
-                fill(contestant, folder, amqp, environ, count)
-                pids = lambda: [one for peer in peers for one in (peer.pid, *rivals.descendants(peer.pid))]  # noqa: E731
+            start = (_prepare_ours if contestant.ours else _prepare_peers)(stack, contestant, folder, environ)
+            fill(contestant, folder, amqp, environ, count)
             base = table.updates()
-            peers = [] if contestant.ours else _start_peers(stack, contestant, folder, environ)
+            pids = start()
             return _measure(table, base, count, pids, [facts[one]["pid"] for one in ("mariadb", "rabbitmq")])
 
 
-def _start_peers(stack: contextlib.ExitStack, contestant: Contestant, folder: Path, environ: dict[str, str]) -> list[Any]:
+Pids = Callable[[], list[int]]
+
+
+def _prepare_peers(stack: contextlib.ExitStack, contestant: Contestant, folder: Path, environ: dict[str, str]) -> Callable[[], Pids]:
+    """What starts the peer's processes."""
     output = stack.enter_context((folder / "output").open("ab"))
     how: Any = {"cwd": folder, "env": environ, "stdout": output, "stderr": output, "stdin": subprocess.DEVNULL, "start_new_session": True}
-    found = [subprocess.Popen(contestant.command(folder), **how) for _ in range(contestant.copies)]
-    for peer in found:
-        stack.callback(_end, peer)
-    return found
+
+    def start() -> Pids:
+        found = [subprocess.Popen(contestant.command(folder), **how) for _ in range(contestant.copies)]
+        for peer in found:
+            stack.callback(_end, peer)
+        return lambda: [one for peer in found for one in (peer.pid, *rivals.descendants(peer.pid))]
+
+    return start
 
 
 def _end(peer: subprocess.Popen[bytes]) -> None:
@@ -384,27 +389,29 @@ def _end(peer: subprocess.Popen[bytes]) -> None:
     peer.wait()
 
 
-def _start_ours(
-    stack: contextlib.ExitStack, folder: Path, environ: dict[str, str], contestant: Contestant, amqp: str, count: int
-) -> Callable[[], list[int]]:
-    """Started once so that the queue is declared, stopped, filled, started again: as the others, it finds a full queue."""
+def _prepare_ours(stack: contextlib.ExitStack, contestant: Contestant, folder: Path, environ: dict[str, str]) -> Callable[[], Pids]:
+    """What starts the daemon. It was started once so that the queue is declared, and stopped: as the others, it shall find a full queue."""
     from holdfast.testing import DaemonProcess
 
     daemon = stack.enter_context(DaemonProcess(folder, contestant.program, environ={k: environ[k] for k in ("AMQP", "DATABASE")}))
     daemon.start()
     assert daemon.run("stop").returncode == 0
-    fill(contestant, folder, amqp, environ, count)
-    daemon.start()
-    return lambda: list(daemon.processes())
+
+    def start() -> Pids:
+        daemon.start()
+        return lambda: list(daemon.processes())
+
+    return start
 
 
-def _measure(table: Table, base: int, count: int, pids: Callable[[], list[int]], servers: list[int]) -> dict[str, float]:
+def _measure(table: Table, base: int, count: int, pids: Pids, servers: list[int]) -> dict[str, float]:
     limit = time.monotonic() + 300
     while (first := table.updates() - base) <= 0:
         assert time.monotonic() < limit, "nothing was done in 300 s"
         time.sleep(0.005)
     began, mine, theirs = time.perf_counter(), _cpu(pids()), _cpu(servers)
-    while table.updates() - base < count and time.monotonic() < limit:
+    while table.updates() - base < count:
+        assert time.monotonic() < limit, f"{table.done()} of {count} rows after 300 s"
         time.sleep(0.02)
     took = time.perf_counter() - began
     each = 1e4 / (count - first)
