@@ -1,6 +1,6 @@
 """From a RabbitMQ queue into MariaDB, acknowledged after the commit: ours beside hand-written pika batches and the frameworks.
 
-    .venv/bin/python benchmarks/amqp.py [--messages 5000] [--runs 3] [--venv DIR] [--only NAME ...]
+    .venv/bin/python benchmarks/amqp.py [--messages 5000] [--runs 3] [--threads 1] [--venv DIR] [--only NAME ...]
 
 The queue is filled first; then the workers start. The rate is taken from the first row that is done to the last, so start-up is not in
 it. Whoever works in batches gets ten times as many messages. Every round runs every contestant, one after the other, on the same two
@@ -181,6 +181,7 @@ class Fee(Job):
     source = os.environ["AMQP"] + "?queue=holdfast-fee&identity=message_id"
     store = os.environ["DATABASE"] + "?ssl=false"
     processes = 2
+    threads = int(os.environ["THREADS"])
     inbox = {inbox}
 
     {work}
@@ -341,7 +342,7 @@ def forget(queue: str, amqp: str) -> None:
     connection.close()
 
 
-def trial(name: str, facts: dict[str, Any], count: int) -> dict[str, float]:
+def trial(name: str, facts: dict[str, Any], count: int, threads: int) -> dict[str, float]:
     """One contestant: messages a second, CPU seconds per 10 000 messages of its processes and of both servers, memory."""
     contestant, amqp = CONTESTANTS[name], facts["rabbitmq"]["url"]
     count *= contestant.share
@@ -352,7 +353,14 @@ def trial(name: str, facts: dict[str, Any], count: int) -> dict[str, float]:
         folder = Path(place)
         (folder / "work.py").write_text(WORK)
         (folder / "app.py").write_text(contestant.program)
-        environ = {**os.environ, "AMQP": amqp, "DATABASE": facts["mariadb"]["url"], "PYTHONPATH": place, "READY": place}
+        environ = {
+            **os.environ,
+            "AMQP": amqp,
+            "DATABASE": facts["mariadb"]["url"],
+            "PYTHONPATH": place,
+            "READY": place,
+            "THREADS": str(threads),
+        }
         with contextlib.ExitStack() as stack:
             start = (_prepare_ours if contestant.ours else _prepare_peers)(stack, contestant, folder, environ)
             fill(contestant, folder, amqp, environ, count)
@@ -393,7 +401,9 @@ def _prepare_ours(stack: contextlib.ExitStack, contestant: Contestant, folder: P
     """What starts the daemon. It was started once so that the queue is declared, and stopped: as the others, it shall find a full queue."""
     from holdfast.testing import DaemonProcess
 
-    daemon = stack.enter_context(DaemonProcess(folder, contestant.program, environ={k: environ[k] for k in ("AMQP", "DATABASE")}))
+    daemon = stack.enter_context(
+        DaemonProcess(folder, contestant.program, environ={k: environ[k] for k in ("AMQP", "DATABASE", "THREADS")})
+    )
     daemon.start()
     assert daemon.run("stop").returncode == 0
 
@@ -442,6 +452,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=5000)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="of each of our two processes")
     parser.add_argument("--only", action="append", choices=list(CONTESTANTS), help="a contestant; may be repeated; default: all")
     given = rivals.in_one_environment(parser)
     names = given.only or list(CONTESTANTS)
@@ -450,7 +461,7 @@ def main() -> None:
         for number in range(given.runs):
             for name in names:
                 print(f"round {number + 1}: {name}", file=sys.stderr)
-                found[name].append(trial(name, facts, given.messages))
+                found[name].append(trial(name, facts, given.messages, given.threads))
     fastest = max(
         (statistics.median(one["rate"] for one in found[name]) for name in names if CONTESTANTS[name].fills), default=float("nan")
     )

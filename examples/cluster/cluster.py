@@ -1,6 +1,6 @@
 """Three RabbitMQ nodes, one database and three daemons, as on three hosts; and what is left of the messages when nodes and daemons die.
 
-    .venv/bin/python examples/cluster/cluster.py [--messages 100000]
+    .venv/bin/python examples/cluster/cluster.py [--messages 100000] [--seconds 20] [--frozen 8]
 
 While messages are published, the node that leads the queue is SIGKILLed and started again; meanwhile the supervisor of one daemon is, too,
 and then all processes of another are stopped for longer than the broker waits for them, and continued. Exits 0 only if nothing was lost
@@ -36,7 +36,6 @@ SERVICES = HERE.parents[1] / "scripts" / "services"
 NODES = ("rabbitmq1", "rabbitmq2", "rabbitmq3")
 HOSTS = ("one", "two", "three")
 QUEUE = "bookings"
-WINDOW = 20.0  # seconds that the publishing takes, if the cluster can take it so fast: the faults last as long
 PATIENCE = 120.0  # seconds without a new effect after which the rest is lost
 
 
@@ -215,7 +214,7 @@ def report(show: Show, total: int, duplicates: int, dead: int) -> bool:
     return show.feeder.confirmed == total and left == 0 and not (lost or doubled or dead)
 
 
-def run(servers: Servers, folder: Path, store: str, total: int, frozen: float) -> bool:
+def run(servers: Servers, folder: Path, store: str, total: int, seconds: float, frozen: float) -> bool:
     say(f"Three nodes {servers.cluster.rpartition('@')[2]}, MariaDB, three daemons in {folder}")
     servers.forget()
     parameters = f"?queue={QUEUE}&identity=message_id&heartbeat=2"
@@ -224,7 +223,7 @@ def run(servers: Servers, folder: Path, store: str, total: int, frozen: float) -
         for daemon in daemons.values():
             stack.enter_context(daemon)
             daemon.start()
-        feeder = stack.enter_context(Feeder(servers.cluster, QUEUE, total, total / WINDOW))
+        feeder = stack.enter_context(Feeder(servers.cluster, QUEUE, total, total / seconds))
         show = Show(servers, daemons, store, feeder)
         show.until(total // 20)
         with show.node_dies():
@@ -241,14 +240,15 @@ def run(servers: Servers, folder: Path, store: str, total: int, frozen: float) -
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=2_000)
-    parser.add_argument("--frozen", type=float, default=8.0, metavar="SECONDS", help="how long one daemon is stopped (default: 8)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="that publishing takes, if the cluster is that fast (default: 20)")
+    parser.add_argument("--frozen", type=float, default=8.0, metavar="SECONDS", help="that one daemon is stopped (default: 8)")
     parser.add_argument("--services", type=Path, metavar="D", help="where ./scripts/services has servers, or shall have them")
     given = parser.parse_args(words)
     folder = Path(tempfile.mkdtemp(prefix="holdfast-cluster-"))
     servers = Servers(given.services or folder / "services")
     folder.chmod(0o755)
     with servers.running(), Databases(servers.urls.__getitem__, folder) as databases:
-        good = run(servers, folder, databases.make("mariadb"), given.messages, given.frozen)
+        good = run(servers, folder, databases.make("mariadb"), given.messages, given.seconds, given.frozen)
     if not good:
         say(f"\nNOT as it should be. The daemons' directories, with their logs, are kept in {folder}")
         return 1
