@@ -219,6 +219,14 @@ WRONG_TOML = [
 ]
 
 
+def test_a_handler_that_wants_db_wants_a_store() -> None:
+    fee = replace(declaration(), needs_db=True)
+    assert resolved(inputs(), fee).jobs["Fee"].options.store
+    says = complaint(inputs("[jobs.Fee]\nstore = ''"), fee)
+    assert "holdfast.toml:2, jobs.Fee.store: Fee.handle wants db, and there is no store" in says
+    assert "leave db out" in says
+
+
 @pytest.mark.parametrize(("toml", "says"), WRONG_TOML)
 def test_a_wrong_file_is_told_with_its_line(toml: str, says: str) -> None:
     assert says in complaint(inputs(toml))

@@ -43,6 +43,20 @@ def test_what_a_class_declares() -> None:
     assert (declare(Loader).work, declare(Loader).creates, declare(Loader).options) == ("run", False, {})
 
 
+@pytest.mark.parametrize(
+    ("handle", "needs"),
+    [
+        (lambda self, message, db: None, True),
+        (lambda self, message: None, False),
+        (lambda self, message, db=None: None, False),
+        (lambda self, *message: None, False),
+    ],
+)
+def test_a_handler_that_cannot_do_without_db_says_so(handle: Any, needs: bool) -> None:
+    assert declare(type("Some", (Job,), {"handle": handle})).needs_db is needs
+    assert declare(Loader).needs_db is False
+
+
 def test_options_are_inherited_and_the_nearest_counts() -> None:
     class Faster(Fee):
         threads = 8

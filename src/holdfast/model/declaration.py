@@ -14,11 +14,11 @@ from holdfast.model.spec import Declaration, Work
 
 WORKS: tuple[Work, ...] = get_args(Work)
 
-# The calls that must fit: what follows `self`. `db` may be left out.
-_CALLS: dict[Work, tuple[tuple[str, ...], ...]] = {
+# The calls that must fit, with and without `db`: what follows `self`.
+_CALLS: dict[Work, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "handle": (("message", "db"), ("message",)),
     "handle_batch": (("messages", "db"), ("messages",)),
-    "run": ((),),
+    "run": ((), ()),
 }
 _PLAIN = (str, int, float, bool, list, tuple, type(None))
 
@@ -65,6 +65,7 @@ def declare(cls: type[Job]) -> Declaration:
         creates=bool(cls.schema) or cls.prepare.__func__ is not Job.prepare.__func__,  # type: ignore[attr-defined]
         file=file,
         line=line,
+        needs_db=_needs_db(cls, work),
     )
 
 
@@ -107,6 +108,11 @@ def _check_signature(cls: type[Job], work: Work, where: str) -> None:
     signature = inspect.signature(function)
     if not any(_fits(signature, ("self", *call)) for call in _CALLS[work]):
         raise ConfigurationError(f"{cls.__name__}.{work}{signature} cannot be called", where=where, remedy=f"write it as def {wanted}")
+
+
+def _needs_db(cls: type[Job], work: Work) -> bool:
+    function = inspect.getattr_static(cls, work)
+    return inspect.isfunction(function) and not _fits(inspect.signature(function), ("self", *_CALLS[work][1]))
 
 
 def _fits(signature: inspect.Signature, values: tuple[str, ...]) -> bool:

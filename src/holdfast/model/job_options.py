@@ -75,7 +75,7 @@ def make_job(job: JobBeingMade, read_secret: ReadSecret) -> JobConfig | None:
     _check_source(job, source)
     if len(found) < len(fields(JobOptions)):
         return None
-    _check_work(job, found["source"])
+    _check_work(job, found["source"], found["store"])
     _check_bounds(job, found)
     _check_order(job, found, queue)
     _check_dead_letter(job, found)
@@ -110,8 +110,10 @@ def _address(job: JobBeingMade, url: str, key: str, parse: Any) -> Any:
     return None
 
 
-def _check_work(job: JobBeingMade, source: str) -> None:
+def _check_work(job: JobBeingMade, source: str, store: str) -> None:
     cls = job.table.cls
+    if job.declaration.needs_db and not store:
+        job.wrong("store", f"{cls}.{job.declaration.work} wants db, and there is no store", 'set store = "sqlite:///…", or leave db out')
     if job.declaration.work == "run" and source:
         job.wrong("source", f"{cls} runs a loop of its own and takes no messages", "leave out source, or give it handle() instead of run()")
     if job.declaration.work != "run" and not source:

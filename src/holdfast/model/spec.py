@@ -26,6 +26,7 @@ class Declaration:
     creates: bool  # has a schema or prepare()
     file: str = ""
     line: int = 0
+    needs_db: bool = False  # its work cannot be called without `db`
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
