@@ -74,6 +74,13 @@ def table(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
+def ordinary_user(url: str) -> dict[str, str]:
+    """One with no rights but those on this database; the given one may write to a server that is read-only."""
+    name = sqlalchemy.make_url(url).database
+    query(url, "CREATE USER IF NOT EXISTS daemon IDENTIFIED BY 'daemon'", f"GRANT ALL ON `{name}`.* TO daemon")
+    return {"username": "daemon", "password": "daemon"}
+
+
 class Trial:
     """A daemon behind a proxy, and its load."""
 
@@ -86,7 +93,8 @@ class Trial:
         assert place.port
         self.proxy = Proxy(place.host, place.port)
         plain = {"sslmode": "disable"} if kind == "postgresql" else {"ssl": "false"}
-        self.store = place.set(port=self.proxy.port).update_query_dict(plain).render_as_string(hide_password=False)
+        place = place.set(port=self.proxy.port, **(ordinary_user(self.url) if kind == "mariadb" else {}))
+        self.store = place.update_query_dict(plain).render_as_string(hide_password=False)
         self.port = free_port()
         values = {"processes": 2, "timeout": "4s", "store": self.store, **more}
         self.daemon = DaemonProcess(folder, APP.format(port=self.port, **values), environ=more.get("environ"))

@@ -136,19 +136,24 @@ def _kill_workers(one: Trial, clients: Crowd, rounds: int) -> None:
 
 def _read_only(one: Trial, clients: Crowd, rounds: int) -> None:
     """The server takes connections and refuses to write: nothing is dead-lettered."""
-    base = sqlalchemy.make_url(one.url).database
-    if one.kind != "postgresql":
-        one.answered(clients, 100)
-        one.note = "not tried here: the user has all rights, and so may write"
-        return
     for _ in range(rounds):
         one.answered(clients, 200)
-        query(one.url, f"ALTER DATABASE {base} SET default_transaction_read_only = on")
-        end_sessions(one)
-        eventually(lambda: one.daemon.status()["jobs"][0]["state"] == "paused", "the source pauses", 60)
-        query(one.url, "SET default_transaction_read_only = off", f"ALTER DATABASE {base} RESET default_transaction_read_only")
-        end_sessions(one)
+        refuse_writes(one, True)
+        try:
+            eventually(lambda: one.daemon.status()["jobs"][0]["state"] == "paused", "the source pauses", 60)
+        finally:
+            refuse_writes(one, False)
         one.answered(clients, 200)
+
+
+def refuse_writes(one: Trial, refuse: bool) -> None:
+    """The whole server of MariaDB, this database of PostgreSQL."""
+    if one.kind == "mariadb":
+        query(one.url, f"SET GLOBAL read_only = {int(refuse)}")
+        return
+    how = "SET default_transaction_read_only = on" if refuse else "RESET default_transaction_read_only"
+    query(one.url, "SET default_transaction_read_only = off", f"ALTER DATABASE {sqlalchemy.make_url(one.url).database} {how}")
+    end_sessions(one)
 
 
 SCENARIOS: dict[str, Harm] = {
