@@ -53,12 +53,17 @@ class ServiceManager:
                 return message
         raise AssertionError(f"nobody said {word}, but {self.heard[-20:]}")
 
-    def listen(self, seconds: float = 0.0) -> list[Message]:
-        """What comes until there is nothing more for so long."""
+    def catch_up(self) -> list[Message]:
+        """What was said until now and not looked at."""
         before = len(self.heard)
-        while self._next(seconds) is not None:
-            pass
-        return self.heard[before:]
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"UNTIL=now", self._socket.getsockname())
+        self.until("UNTIL=now")
+        return self.heard[before:-1]
+
+    def silent(self, seconds: float) -> bool:
+        """Whether nothing comes for so long."""
+        return self._next(seconds) is None
 
     def states(self) -> list[str]:
         """Of all that was heard, what changes the state of a unit."""

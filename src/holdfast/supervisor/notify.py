@@ -1,7 +1,7 @@
 """Telling the service manager (sd_notify(3)), and feeding its watchdog. Never waits; that it cannot be told is logged once.
 
-What is said when is decided in `holdfast.model.notify`. Each message has a socket of its own: none has to be kept through an exec, and
-a manager that has made its socket afresh is found.
+What is said when is decided in `holdfast.model.notify`. Nothing of it goes through an exec: each message has a socket of its own, and the
+next program says how things stand by then, which is a reload or that it is ready.
 """
 
 from __future__ import annotations

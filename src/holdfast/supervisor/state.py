@@ -14,7 +14,6 @@ from typing import Any
 from holdfast.linux.privileges import Identity
 from holdfast.model.fleet_state import FleetState
 from holdfast.model.frozen import UnknownForm, freeze, thaw
-from holdfast.model.notify import Said
 from holdfast.model.options import DaemonOptions
 from holdfast.model.recycling import Limits
 from holdfast.model.urls import SourceAddress
@@ -157,7 +156,6 @@ class State:
     server: ServerState
     waiting: WaitingState
     signals: bytes = b""
-    said: Said = field(default_factory=Said)
 
     def descriptors(self) -> Iterator[int]:
         """All that must be there in the next program."""

@@ -64,7 +64,6 @@ class Succession:
             server=self._commands.state(),
             waiting=supervisor.reloads.state(),
             signals=signals,
-            said=supervisor.herald.said,
         )
         return Envelope.of(state, ITSELF)
 
@@ -151,7 +150,6 @@ def _fill(supervisor: Supervisor, state: State) -> None:
     supervisor.watch.restore(state.watch)
     supervisor.totals, supervisor.respawns = state.totals, state.respawns
     supervisor.numbers, supervisor.settings_numbers = state.numbers, state.settings_numbers
-    supervisor.herald.said = state.said
     supervisor.resume(state.started)
 
 
