@@ -166,15 +166,6 @@ def test_a_guard_that_waits_obeys_commands(make: Make, verb: str) -> None:
         assert daemon.run("status").returncode == 3
 
 
-def test_a_service_manager_needs_no_guard(make: Make) -> None:
-    daemon = make()
-    daemon.environ["NOTIFY_SOCKET"] = str(daemon.folder / "notify")
-    told = daemon.run("start", "--guard")
-    assert (told.returncode, "guards it already" in told.stderr) == (0, True)
-    assert "hf:guard" not in daemon.processes().values()
-    assert not daemon.status()["guarded"]
-
-
 def test_guard_in_the_foreground_recovers_and_leaves_with_the_daemon(make: Make) -> None:
     daemon = make()
     with subprocess.Popen(daemon.command("guard"), env=daemon.environ, stderr=subprocess.PIPE, text=True, start_new_session=True) as guard:

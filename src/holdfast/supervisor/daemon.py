@@ -33,6 +33,7 @@ from holdfast.supervisor.hearing import Hearing
 from holdfast.supervisor.loading import Loading
 from holdfast.supervisor.logging import LogPipes
 from holdfast.supervisor.loop import Loop
+from holdfast.supervisor.notify import Herald, manager_of, standing
 from holdfast.supervisor.offspring import Launch
 from holdfast.supervisor.reload import Reloads
 from holdfast.supervisor.stacks import Stacks
@@ -98,6 +99,7 @@ class Supervisor:
         self._loading = Loading(self, first, self._time_left, self._late)
         self.reloads = Reloads(self)
         self._agenda = Agenda(self._start_steps(), lambda name: on_progress(name) if name else None)
+        self.herald = Herald(manager_of(ground), lambda: standing(self))
         self.succession: Succession
         self.stop_at: float | None = None
         self.ending_logger = False
@@ -118,19 +120,24 @@ class Supervisor:
         """One turn: wait for events, then go on with whatever has become possible."""
         self.advance()
         if self.done is None:
-            times = [
-                extra,
-                self._agenda.next_deadline(),
-                self.fleet.next_deadline(),
-                self.reloads.next_deadline(),
-                self.stacks.next_deadline(),
-                self.watch.next_look,
-            ]
-            deadline = min(t for t in (*times, *self.effects.kills.values(), *self.respawns.values()) if t is not None)
+            deadline = min(self._next_deadline(), self.herald.next_beat, *([extra] if extra is not None else []))
             self.loop.turn(None if deadline == float("inf") else deadline)
             self.advance()
         if self.done is None:
             self.family.write_down()
+            if (now := time.monotonic()) >= self.herald.next_beat:
+                self.herald.beat(now, behind=now - self._next_deadline())
+
+    def _next_deadline(self) -> float:
+        """When something of ours is due; infinity when nothing waits for time."""
+        times = [
+            self._agenda.next_deadline(),
+            self.fleet.next_deadline(),
+            self.reloads.next_deadline(),
+            self.stacks.next_deadline(),
+            self.watch.next_look,
+        ]
+        return min(t for t in (*times, *self.effects.kills.values(), *self.respawns.values()) if t is not None)
 
     def advance(self) -> None:
         """Do what is due."""
@@ -149,6 +156,7 @@ class Supervisor:
             self._agenda.advance(now)
         except HoldfastError as error:
             self.fail(error)
+        self.herald.tell(now)
 
     # --- the agendas
 
@@ -216,14 +224,16 @@ class Supervisor:
     # --- stop
 
     def stop(self, *, now: bool = False, timeout: float | None = None, then: Callable[[], None] | None = None) -> None:
-        """Drain and end. A second call can only make it quicker; `then` is called when all is over."""
+        """Drain and end. A second call can only make it quicker, and a restart an end; `then` is called when all is over."""
         if then is not None:
             self._on_stopped.append(then)
         at = time.monotonic() + (0.0 if now else self.options.stop_timeout if timeout is None else timeout)
         if self.stop_at is None:
             events.log("daemon.stopping", "at once" if now else "")
             self._begin_stop(at, 0)
-        elif at < self.stop_at:
+            return
+        self.restarting = False  # who asks for an end now means it
+        if at < self.stop_at:
             self.stop_at = at
             self.told.add("drained")  # nobody waits for that any more
             self.decide(model.Stop(max(0.0, at - time.monotonic())))
@@ -304,19 +314,34 @@ class Supervisor:
         coming = candidate.jobs if candidate is not None and self.fleet.rollout is not None else {}
         return {**coming, **self.current.jobs}
 
+    @property
+    def condition(self) -> str:
+        """The state, as it is shown."""
+        return "generation lost" if self.state == "running" and self.current.lost else self.state
+
+    @property
+    def step(self) -> str:
+        """What the start or stop under way is doing."""
+        return self._agenda.current
+
+    @property
+    def failure(self) -> str:
+        """Why the start has failed."""
+        return str(self._verdict.get("error", "")) if self._verdict is not None else ""
+
     def status(self) -> Answer:
         """What `status --json` prints."""
         now = time.monotonic()
         jobs = view.jobs(self.jobs(), self.fleet, self.family.members, self.entries, self.totals, now) if self.totals else []
         return {
             "name": self.options.name,
-            "state": "generation lost" if self.state == "running" and self.current.lost else self.state,
+            "state": self.condition,
             "pid": self.ground.pid,
             "generation": self.fleet.generation,
             "uptime_s": round(now - self.started, 3),
             "version": self.ground.version,
             **self.ground.guarding(),
-            **({"step": self._agenda.current} if self.state != "running" else {}),
+            **({"step": self.step} if self.state != "running" else {}),
             **({"reload": self.reloads.step} if self.reloads.running is not None else {}),
             **({"last_reload": self.reloads.last} if self.reloads.last is not None else {}),
             "log_lines_lost": self.logs.lost,

@@ -18,6 +18,7 @@ from typing import Any
 from holdfast.linux import autogroup, privileges
 from holdfast.linux.channel import Channel, to_memfd
 from holdfast.linux.privileges import Identity
+from holdfast.model.notify import for_children
 
 ENTRY = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "process.py")
 STANDARD_LIBRARY_ONLY = ("-I", "-S")
@@ -110,7 +111,7 @@ def _become(launch: Launch, channel: socket.socket, boot: int) -> None:
         _keep_only(set(passed.values()))
         words = [word for name, fd in passed.items() for word in (f"--{name}", str(fd))]
         command = launch.program.words(launch.kind, *words, flags=launch.flags)
-        os.execve(launch.program.executable, command, dict(launch.environ))
+        os.execve(launch.program.executable, command, for_children(launch.environ))
     except BaseException as error:
         os.write(2, f"{launch.kind} could not be started: {error}\n".encode())
     os._exit(70)

@@ -51,6 +51,7 @@ class Reloads:
         self.ingress_digest = ""  # of the code that the ingress is to run, once an upgrade has asked for it
         self.running: Upgrade | Reload | SettingsReload | IngressChange | None = None
         self.last: Answer | None = None
+        self.began = 0.0  # the newest one; monotonic seconds
 
     def ask(self, asker: Asker, *, settings_only: bool = False) -> None:
         """Reload; at once, or when what is under way has ended."""
@@ -114,15 +115,21 @@ class Reloads:
 
     def advance(self, now: float) -> None:
         """Begin what waits, go on with what is under way."""
-        waits = self._upgrade or self._full or self._settings or self._other_ingress_is_due()
-        if self.running is None and self._supervisor.state == "running" and waits:
+        if self.running is None and self._supervisor.state == "running" and self.waits:
             self._begin(now)
+            self.began = now
+            self._supervisor.herald.tell(now)
         if self.running is not None:
             self.running.advance(now)
 
     def next_deadline(self) -> float | None:
         """When the reload under way is late with something."""
         return self.running.next_deadline() if self.running is not None else None
+
+    @property
+    def waits(self) -> bool:
+        """Whether one is to begin as soon as none is under way."""
+        return bool(self._upgrade or self._full or self._settings) or self._other_ingress_is_due()
 
     @property
     def step(self) -> str:

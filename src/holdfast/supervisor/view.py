@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from holdfast.linux import process
@@ -12,6 +12,7 @@ from holdfast.model.crash_loop import Health
 from holdfast.model.fleet import Fleet
 from holdfast.model.job_options import JobConfig
 from holdfast.model.life import Life, Worker
+from holdfast.model.notify import JobLook
 from holdfast.model.slots import JobFleet
 from holdfast.model.spec import guarantee
 from holdfast.supervisor.boards import Totals
@@ -31,6 +32,16 @@ def jobs(
 ) -> list[dict[str, Any]]:
     """One object a job, as design and reference say."""
     return [_job(job, fleet, members, entries, totals[name], now) for name, job in configured.items()]
+
+
+def looks(names: Iterable[str], fleet: Fleet, members: Mapping[str, Child]) -> list[JobLook]:
+    """The least that there is to say of each job."""
+    found = []
+    for name in names:
+        job = fleet.jobs.get(name)
+        mine = [worker for worker in fleet.workers.values() if worker.job == name]
+        found.append(JobLook(name, *_state(fleet, job, mine, members), len(job.ordinary()) if job is not None else 0))
+    return found
 
 
 def _job(job: JobConfig, fleet: Fleet, members: Mapping[str, Child], entries: Entries, totals: Totals, now: float) -> dict[str, Any]:
