@@ -17,6 +17,7 @@ from holdfast.model import board
 from holdfast.model.breaker import Breaker
 from holdfast.model.delivery import Delivery
 from holdfast.model.options import JobOptions
+from holdfast.model.share import Pace
 from holdfast.model.spec import WorkerSpec
 from holdfast.stores.base import Decision, Fault, Verdict
 from holdfast.worker.engine import Engine
@@ -92,6 +93,7 @@ def cost(job: Job, messages: int, batch: int, stored: bool) -> float:
         wait=lambda _seconds: True,
         breaker=Breaker(),
         lock=threading.Lock(),
+        pace=Pace(),
         fault=lambda _point: None,
         letters=None,
         monotonic_ns=time.monotonic_ns,

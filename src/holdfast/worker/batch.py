@@ -25,6 +25,7 @@ class Outcome:
     known: list[Item] = field(default_factory=list)  # done before; outcome and answer are the stored ones
     busy: list[Item] = field(default_factory=list)  # held by another transaction just now
     late: list[Item] = field(default_factory=list)  # not begun
+    brisk: bool = False  # handled in less than half of the time that a transaction may take
 
 
 class _Breach(Exception):
@@ -42,18 +43,24 @@ class Batch:
         self._draining = context.draining
         self._monotonic_ns = context.monotonic_ns
         self._fault = context.fault
+        self._pace = context.pace
 
     def run(self, group: Group[Item]) -> Outcome:
         """Try the group. Raises Undone when nothing of it happened, or nobody knows whether it did."""
+        clock = self._monotonic_ns
+        started = clock()
         transaction = self._weather.begin()
         try:
             self._fault("after-begin")
             runnable, outcome = self._ask_inbox(transaction, group.items)
             self._fault("after-inbox")
+            began = clock()
             if self._calls.batch:
                 self._run_together(transaction, runnable, group)
             else:
                 outcome.late = self._run_each(transaction, runnable, group.way)
+            worked = clock() - began
+            outcome.brisk = 2 * worked < self._age_ns
             begun = runnable[: len(runnable) - len(outcome.late)]  # those not begun are the last
             outcome.done = [item for item in begun if item.failure is None]
             if outcome.done:
@@ -64,6 +71,7 @@ class Batch:
             roll_back(transaction)
             raise
         if outcome.done:
+            self._pace.learn(len(begun), worked / 1e9, (clock() - started - worked) / 1e9)
             self._fault("after-commit")
         return outcome
 
@@ -217,6 +225,7 @@ class Unstored:
         self._draining = context.draining
         self._monotonic_ns = context.monotonic_ns
         self._fault = context.fault
+        self._pace = context.pace
 
     def run(self, group: Group[Item]) -> Outcome:
         """Try the group, up to the first message that fails, whose client need not wait for the others."""

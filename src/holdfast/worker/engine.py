@@ -16,6 +16,7 @@ from holdfast.model.delivery_id import delivery_id
 from holdfast.model.giving_up import Failure, delay, next_try
 from holdfast.model.job import Job
 from holdfast.model.replay import WEATHER, Group, Trouble, Way, next_groups
+from holdfast.model.share import fitting
 from holdfast.model.spec import WorkerSpec
 from holdfast.sources.base import Settlement
 from holdfast.telemetry import events
@@ -151,19 +152,13 @@ class Engine:
             self._replay(group, undone)
         else:
             if self._weather is not None:
-                self._learn(group, outcome)
+                size, late = len(group.items), len(outcome.late)
+                self._fit = fitting(self._fit, self._most, size=size, late=late, brisk=outcome.brisk)
                 self._settle(outcome.done, outcome.known)
             self._requeue(group, outcome)
         failed = [item for item in group.items if item.failure is not None]
         if failed:
             self._conclude(failed, in_a_row=not outcome.done)
-
-    def _learn(self, group: Group[Item], outcome: Outcome) -> None:
-        """Claim no more than what a transaction has time for: claims that are taken back cost twice."""
-        if outcome.late:
-            self._fit = max(1, 2 * (len(group.items) - len(outcome.late)))
-        elif self._fit < self._most and len(group.items) >= self._fit:
-            self._fit = min(self._most, 2 * self._fit)
 
     def _requeue(self, group: Group[Item], outcome: Outcome) -> None:
         if outcome.late:
