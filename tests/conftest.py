@@ -31,8 +31,9 @@ settings.load_profile("repeatable")
 def open_path(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The test's own folder, which everybody may enter: it, and those above it that pytest has made."""
     base = tmp_path_factory.getbasetemp()
+    run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     for folder in (tmp_path, *tmp_path.parents):
-        if folder.is_relative_to(base) or folder.name.startswith("pytest-of-"):
+        if folder.is_relative_to(run) or folder.name.startswith("pytest-of-"):
             folder.chmod(0o755)
     return tmp_path
 

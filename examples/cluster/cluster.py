@@ -82,10 +82,13 @@ class Servers:
         return f"amqp://guest:guest@{','.join(places)}/"
 
     def leader(self) -> str:
-        """The node that leads the queue."""
-        rows = [line.split() for line in self.run("ctl", "list_queues", "name", "leader").splitlines()]
-        (where,) = [row[1] for row in rows if row[:1] == [QUEUE]]
-        return next(name for name in NODES if f"holdfast{self._port(name)}@" in where)
+        """The node that leads the queue. A cluster that has much to do may not say it at once."""
+        limit = time.monotonic() + PATIENCE
+        while time.monotonic() < limit:
+            rows = [line.split() for line in self.run("ctl", "list_queues", "name", "leader").splitlines()]
+            for where in (row[1] for row in rows if row[:1] == [QUEUE] and len(row) > 1):
+                return next(name for name in NODES if f"holdfast{self._port(name)}@" in where)
+        raise SystemExit(f"the cluster does not say which node leads the queue {QUEUE}")
 
     def depths(self) -> dict[str, int]:
         """Messages of each queue, those that are with a consumer included."""

@@ -129,10 +129,12 @@ def test_the_lock_is_never_free(daemon: DaemonProcess, builds: Builds) -> None:
 def test_connections_to_the_control_socket_go_on(daemon: DaemonProcess, builds: Builds) -> None:
     """Who asks, who has asked half a question, and who has not asked yet."""
     daemon.start()
-    with _connected(daemon) as silent, _connected(daemon) as halfway, _connected(daemon) as asking:
-        halfway.sendall(b'{"verb": ')
-        builds.use("1.0.2")
+    builds.use("1.0.2")
+    with _connected(daemon) as asking, contextlib.ExitStack() as others:
         asking.sendall(b'{"verb": "upgrade"}\n')
+        asking.recv(1, socket.MSG_PEEK)  # it has begun, and those who are slow to ask are not awaited for long
+        silent, halfway = (others.enter_context(_connected(daemon)) for _ in range(2))
+        halfway.sendall(b'{"verb": ')
         eventually(lambda: daemon.status()["version"] == "1.0.2", "the exec is done")
         halfway.sendall(b'"status"}\n')
         assert _answers(halfway)[-1]["result"]["version"] == "1.0.2"

@@ -75,8 +75,10 @@ class ControlServer:
         self._watch = watch
         self.clients: dict[int, Client] = {}
 
-    def adopt(self, client: Client) -> None:
-        """Take over a connection of the program that was here before."""
+    def adopt(self, client: Client, now: float) -> None:
+        """Take over a connection of the program that was here before. That it was replaced is not the client's slowness."""
+        if client.deadline is not None:
+            client.deadline = now + REQUEST_LIMIT
         self.clients[client.socket.fileno()] = client
         self._watch(client.socket.fileno(), bool(client.unsent))
 

@@ -59,7 +59,7 @@ class Commands:
         server = self._serve_at(_socket(state.listener))
         for one in state.clients:
             client = Client(_socket(one.fd), one.deadline, bytearray(one.received), bytearray(one.unsent), one.asked, one.finished)
-            server.adopt(client)
+            server.adopt(client, time.monotonic())
 
     def asker(self, fd: int) -> Asker:
         """Whoever is connected there; -1 is a signal."""
