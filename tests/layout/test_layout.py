@@ -27,12 +27,21 @@ NOT_PURE = {
 }  # fmt: skip
 #: Who reads the wall clock, which can be set at any moment: for people and for rows, never to decide when something is due.
 READS_THE_WALL_CLOCK = {
-    "cli/failed": "when a message died", "cli/launching": "the name of today's log", "supervisor/guard_records": "its lines", "supervisor/reload": "status: when the last was",
-    "supervisor/view": "status: how old, since when", "telemetry/events": "its lines", "telemetry/logger": "lines that have no time",
-    "worker/burial": "when a message died", "worker/item": "when a message came", "worker/pausing": "status: since when",
-    "stores/inbox": "inbox_keep", "stores/mysql": "inbox_keep, and how far the server's is off", "stores/outbox": "status: how old",
+    "cli/failed": "when a message died",
+    "cli/launching": "the name of today's log",
+    "stores/inbox": "inbox_keep",
+    "stores/mysql": "inbox_keep, and how far the server's is off",
+    "stores/outbox": "status: how old",
     "stores/postgresql": "inbox_keep, and how far the server's is off",
-}  # fmt: skip
+    "supervisor/guard_records": "its lines",
+    "supervisor/reload": "status: when the last was",
+    "supervisor/view": "status: how old, since when",
+    "telemetry/events": "its lines",
+    "telemetry/logger": "lines that have no time",
+    "worker/burial": "when a message died",
+    "worker/item": "when a message came",
+    "worker/pausing": "status: since when",
+}
 
 
 def modules(part: str) -> Iterator[str]:
