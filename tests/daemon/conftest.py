@@ -23,6 +23,8 @@ class Add(Job):
         db.execute("INSERT INTO account VALUES (:n, 1)", {{"n": name}})
         if how == "segv":
             ctypes.string_at(0)
+        if how == "kill":
+            os.kill(os.getpid(), 9)
         if how == "hang":
             time.sleep(3600)
         if how == "helper":

@@ -74,12 +74,13 @@ def test_a_death_at_any_step_loses_and_doubles_nothing(make: Make, point: str) -
     _exactly_once(daemon, crowd)
 
 
-def test_a_message_that_kills_its_worker_ends_alone(make: Make) -> None:
+@pytest.mark.parametrize("how", ["segv", "kill"], ids=["a bug in C", "as one that is out of memory"])
+def test_a_message_that_kills_its_worker_ends_alone(make: Make, how: str) -> None:
     daemon = make()
     daemon.start()
     with Crowd(daemon.port) as crowd:
         eventually(lambda: crowd.answered > 50, "the load has begun")
-        assert ask(daemon.port, "poison,segv") == b"FALSE"
+        assert ask(daemon.port, f"poison,{how}") == b"FALSE"
         crowd.stop.set()
     _exactly_once(daemon, crowd)
     told = daemon.run("failed", "list", "--json")

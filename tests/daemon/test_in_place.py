@@ -144,9 +144,21 @@ def test_stacks_of_what_does_not_run(make: Make) -> None:
     assert make().run("stacks").returncode == 7
 
 
-@pytest.mark.parametrize("limit", ["max_messages = 40", 'max_age = "1s"\nheartbeat = "200ms"'], ids=["messages", "age"])
+GROWS = """
+    def identity(self, message):
+        global leak
+        leak = globals().get("leak", b"") + b"x" * (1 << 18)
+"""
+LIMITS = {
+    "messages": "max_messages = 40",
+    "age": 'max_age = "1s"\nheartbeat = "200ms"',
+    "memory": 'max_rss = "100MiB"\nheartbeat = "200ms"',
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
 def test_workers_whose_time_has_come_are_replaced_and_nobody_notices(make: Make, limit: str) -> None:
-    daemon = make(f"[jobs.Add]\nprocesses = 2\n{limit}\n")
+    daemon = make(f"[jobs.Add]\nprocesses = 2\n{LIMITS[limit]}\n", more=GROWS if limit == "memory" else "")
     daemon.start()
     before = _pids(daemon)
     with Crowd(daemon.port, reqs=4, window=5) as crowd:  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,7 @@ BROKEN: dict[str, tuple[Callable[[DaemonProcess], object], str]] = {
     "setup that dies": (lambda d: write(d, 2, setup="os.kill(os.getpid(), 6)"), "SIGABRT"),
     "failing prepare": (lambda d: write(d, 2, more="    @classmethod\n    def prepare(cls, db):\n        raise OSError('disk')\n"), "disk"),
     "busy port": (_busy_port, "in use by another process"),
+    "store that is away": (lambda d: _toml(d, '[jobs.Add]\nstore = "postgresql://x@127.0.0.1:1/x"\n'), "the store is not to be had"),
 }
 
 
@@ -240,6 +242,23 @@ def test_a_load_does_not_notice_reloads_of_different_code(daemon: DaemonProcess)
     assert versions == {str(v).encode() for v in range(1, 7)}
     done = effects(daemon.folder / "add.db")
     assert crowd.compare({name: n for name, n in done.items() if not name.startswith("probe")}).fine
+
+
+def test_nobody_waits_for_the_import_of_new_code(daemon: DaemonProcess) -> None:
+    daemon.start()
+    write(daemon, 2, top="while not os.path.exists('go on'):\n    time.sleep(0.01)")
+    with Crowd(daemon.port, reqs=8, window=50) as crowd:  # type: ignore[attr-defined]
+        with subprocess.Popen(daemon.command("reload"), env=daemon.environ, stdout=subprocess.DEVNULL) as reload:
+            eventually(lambda: "reload" in daemon.status(), "it is under way")
+            before = crowd.answered
+            eventually(lambda: crowd.answered > before + 200, "clients are answered while it is imported")
+            assert reload.poll() is None
+            (daemon.folder / "go on").touch()
+            assert reload.wait(60) == 0
+        eventually(lambda: {b"2"} in crowd.answers.values(), "the new code answers")
+    assert crowd.unanswered == set()
+    assert {answer for answers in crowd.answers.values() for answer in answers} == {b"1", b"2"}
+    assert crowd.compare(effects(daemon.folder / "add.db")).fine
 
 
 def test_configuration_rolls_the_same_way(daemon: DaemonProcess) -> None:

@@ -25,6 +25,23 @@ NOT_PURE = {
     "asyncio", "fcntl", "mmap", "multiprocessing", "os", "pathlib", "select", "selectors", "signal", "socket", "subprocess", "tempfile",
     "threading", "time",
 }  # fmt: skip
+#: Who reads the wall clock, which can be set at any moment: for people and for rows, never to decide when something is due.
+READS_THE_WALL_CLOCK = {
+    "cli/failed": "when a message died",
+    "cli/launching": "the name of today's log",
+    "stores/inbox": "inbox_keep",
+    "stores/mysql": "inbox_keep, and how far the server's is off",
+    "stores/outbox": "status: how old",
+    "stores/postgresql": "inbox_keep, and how far the server's is off",
+    "supervisor/guard_records": "its lines",
+    "supervisor/reload": "status: when the last was",
+    "supervisor/view": "status: how old, since when",
+    "telemetry/events": "its lines",
+    "telemetry/logger": "lines that have no time",
+    "worker/burial": "when a message died",
+    "worker/item": "when a message came",
+    "worker/pausing": "status: since when",
+}
 
 
 def modules(part: str) -> Iterator[str]:
@@ -104,6 +121,19 @@ def imports(file: Path) -> Iterator[str]:
 def test_the_model_is_pure() -> None:
     guilty = {file.name: bad for file in (PACKAGE / "model").rglob("*.py") if (bad := NOT_PURE & set(imports(file)))}
     assert guilty == {}
+
+
+def test_only_what_is_shown_or_kept_for_days_depends_on_the_wall_clock() -> None:
+    reads = ("time", "time_ns", "clock_gettime", "now", "utcnow", "today", "strftime", "gmtime")
+    found = set()
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            match node:
+                case ast.Attribute(value=ast.Name(id="time" | "datetime" | "date"), attr=attribute) if attribute in reads:
+                    found.add(str(file.relative_to(PACKAGE).with_suffix("")))
+                case ast.ImportFrom(module="time"):
+                    found.add(str(file.relative_to(PACKAGE).with_suffix("")))
+    assert found == set(READS_THE_WALL_CLOCK)
 
 
 def test_importing_the_package_loads_nothing_else_of_it() -> None:

@@ -32,6 +32,12 @@ def test_every_test_that_a_guarantee_names_is_there() -> None:
             assert f"def {name}(" in code, f"{entry[0]} has no {name}"
 
 
+def test_every_test_that_shows_a_behaviour_is_there() -> None:
+    shown = re.findall(r"`(tests/\S+\.py)::(test_\w+)`", (ROOT / "docs" / "behaviours.md").read_text())
+    assert len(shown) > 50
+    assert [f"{file}::{name}" for file, name in shown if f"def {name}(" not in (ROOT / file).read_text()] == []
+
+
 def test_the_variables_of_the_reference_are_those_that_are_read() -> None:
     page = (ROOT / "docs" / "reference" / "configuration.md").read_text()
     rows = [line.split("`") for line in page.splitlines() if line.startswith("| `")]

@@ -131,3 +131,21 @@ def test_cut_at_a_word_before_or_after_the_server_got_it(client: socket.socket, 
         client.recv(1)
     assert proxy.strikes == 1
     assert echo.got == (b"oneCOMMIT" if delivered else b"one")
+
+
+@pytest.mark.parametrize("delivered", [False, True])
+def test_stall_at_a_word_before_or_after_the_server_got_it(client: socket.socket, proxy: Proxy, echo: Echo, delivered: bool) -> None:
+    proxy.stall_at(b"COMMIT", delivered=delivered)
+    client.sendall(b"abc")
+    assert read(client, 3) == b"abc"
+    client.sendall(b"COMMIT")
+    eventually(lambda: proxy.strikes == 1, "it was struck")
+    if delivered:
+        eventually(lambda: echo.got == b"abcCOMMIT", "the server has got it")
+    client.settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        client.recv(1)
+    assert echo.got == (b"abcCOMMIT" if delivered else b"abc")
+    proxy.heal()
+    client.settimeout(10)
+    assert read(client, 6) == b"COMMIT"

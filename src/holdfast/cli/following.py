@@ -48,6 +48,11 @@ def lock_path(options: DaemonOptions) -> str:
     return os.path.join(options.run_dir, f"{options.name}.lock")
 
 
+def pid_path(options: DaemonOptions) -> str:
+    """The PID file, which is only a view."""
+    return os.path.join(options.run_dir, f"{options.name}.pid")
+
+
 def guard_path(options: DaemonOptions) -> str:
     """The file whose lock says that a guard watches the daemon."""
     return os.path.join(options.run_dir, f"{options.name}.guard")

@@ -8,7 +8,7 @@ from typing import Any
 
 from holdfast.cli import output
 from holdfast.cli.command import Call, Command
-from holdfast.cli.following import ask, guard_path, lock_path
+from holdfast.cli.following import ask, guard_path, lock_path, pid_path
 from holdfast.cli.status_view import lines
 from holdfast.errors import HoldfastError, NotRunningError
 from holdfast.linux.holder import holder
@@ -50,8 +50,8 @@ def _from_files(options: DaemonOptions) -> tuple[dict[str, Any], int]:
     with holder(guard_path(options)) as guard:
         if guard is not None and guard.note:
             return {**_bare(options, "dead", None, guard.note), "guarded": True, "guard_pid": guard.pid}, DEAD
-    if os.path.exists(os.path.join(options.run_dir, f"{options.name}.pid")):
-        return _bare(options, "dead", None, "the supervisor died; its PID file is left, and the next start cleans up"), DEAD
+    if os.path.isfile(path := pid_path(options)):
+        return _bare(options, "dead", None, f"no supervisor runs; {path} is left of one, and the next start cleans up"), DEAD
     return _bare(options, "stopped", None, ""), NOT_RUNNING
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import time
 
 from holdfast.cli import output
 from holdfast.cli.command import Call, Command
-from holdfast.cli.following import ask, guard_path, lock_path
+from holdfast.cli.following import ask, guard_path, lock_path, pid_path
 from holdfast.errors import HoldfastError, InternalError, NotRunningError, UsageError
 from holdfast.linux.holder import Holder, holder
 from holdfast.linux.privileges import Identity
@@ -53,7 +54,16 @@ def _stop(options: DaemonOptions, message: dict[str, object], found: Holder | No
     if guard is not None:
         _see_off(options, guard, limit - time.monotonic())
     output.say(f"{options.name} has stopped")
+    _look_for_left(options)
     return 0
+
+
+def _look_for_left(options: DaemonOptions) -> None:
+    """A run directory that cannot be written any more keeps the PID file."""
+    path = pid_path(options)
+    with holder(lock_path(options)) as another:
+        if another is None and os.path.isfile(path):
+            output.note(f"{path} is left: it could not be removed")
 
 
 def _see_off(options: DaemonOptions, guard: Holder, patience: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -38,6 +39,8 @@ def bind(directory: str, name: str) -> socket.socket:
         os.rename(coming, path)
     except OSError:
         listener.close()
+        with contextlib.suppress(OSError):
+            os.unlink(coming)
         raise
     finally:
         os.close(folder)

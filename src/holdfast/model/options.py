@@ -59,7 +59,7 @@ class JobOptions:
         10.0, "duration", "Sources that answer: a failing message is a dead letter, and FALSE, after this.", least=0.0
     )
     inbox: bool = option(True, "bool", "Remember identities and delivery ids in the store, so that a message has one effect.")
-    inbox_keep: float = option(86400.0, "duration", "How long an identity is remembered.", least=1.0)
+    inbox_keep: float = option(86400.0, "duration", "How long an identity is remembered, by the wall clock.", least=1.0)
     dead_letter: str | None = option(
         None, "url", "'store', 'state_dir' or an amqp:// URL; default: the store, where there is one.", secret=True
     )

@@ -12,6 +12,7 @@ from holdfast.control.server import Client, ControlServer, bind
 from holdfast.linux.privileges import as_user
 from holdfast.model import fleet_events as model
 from holdfast.supervisor.daemon import Supervisor
+from holdfast.supervisor.instance import usable
 from holdfast.supervisor.reload import Asker
 from holdfast.supervisor.report import Report
 from holdfast.supervisor.state import ClientState, ServerState
@@ -31,12 +32,15 @@ class Commands:
         self._reported = False
 
     def serve(self, supervisor: Supervisor) -> None:
-        """Command this one from here on: take signals, open the control socket, for root and for whoever started us."""
+        """Command this one from here on: take signals, open the control socket, for root and for whoever started us.
+
+        NoRightsError when it cannot be opened.
+        """
         self._supervisor = supervisor
         supervisor.loop.take_signals()
-        ground = self._supervisor.ground
-        with as_user(ground.identity):
-            listener = bind(ground.instance.run_dir, ground.instance.name)
+        ground, instance = supervisor.ground, supervisor.ground.instance
+        with usable(os.path.join(instance.run_dir, f"{instance.name}.sock")), as_user(ground.identity):
+            listener = bind(instance.run_dir, instance.name)
         self._serve_at(listener)
 
     def _serve_at(self, listener: socket.socket) -> ControlServer:

@@ -230,6 +230,8 @@ class Supervisor:
         at = time.monotonic() + (0.0 if now else self.options.stop_timeout if timeout is None else timeout)
         if self.stop_at is None:
             events.log("daemon.stopping", "at once" if now else "")
+            if self.state == "starting":
+                self._verdict = {"exit": 1, "error": "it was told to stop before it was ready"}
             self._begin_stop(at, 0)
             return
         self.restarting = False  # who asks for an end now means it

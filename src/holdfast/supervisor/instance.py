@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from holdfast.errors import ConfigurationError, NoRightsError
@@ -49,14 +49,21 @@ class Instance:
                 raise NoRightsError(f"cannot use {directory}: {error.strerror}", remedy="set run_dir and state_dir in [daemon]") from error
             if not writable:
                 user = self.identity.user if self.identity else "this user"
-                raise NoRightsError(f"{directory} cannot be written by {user}", remedy="set run_dir and state_dir in [daemon], or chown it")
+                read_only = os.statvfs(directory).f_flag & os.ST_RDONLY
+                why = "is on a read-only file system" if read_only else f"cannot be written by {user}"
+                remedy = "" if read_only else ", or chown it"
+                raise NoRightsError(f"{directory} {why}", remedy=f"set run_dir and state_dir in [daemon]{remedy}")
 
     def lock(self, app: str) -> None:
-        """Take both locks or none; BusyError when an instance of this app has them, ConfigurationError when another app has."""
+        """Take both locks or none; BusyError when an instance of this app has them, ConfigurationError when another app has.
+
+        NoRightsError where a lock cannot be opened.
+        """
         taken: list[int] = []
         for directory in dict.fromkeys((self.run_dir, self.state_dir)):
-            with as_user(self.identity):
-                fd = os.open(os.path.join(directory, f"{self.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            path = os.path.join(directory, f"{self.name}.lock")
+            with usable(path), as_user(self.identity):
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             taken.append(fd)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -86,8 +93,9 @@ class Instance:
         raise BusyError(pid if isinstance(pid, int) else 0)
 
     def write_pid(self) -> None:
-        """Write the PID file whole, by rename, mode 0644."""
-        self._write(f"{self.name}.pid", f"{os.getpid()}\n", 0o644)
+        """Write the PID file whole, by rename, mode 0644; NoRightsError when that cannot be done."""
+        with usable(os.path.join(self.run_dir, f"{self.name}.pid")):
+            self._write(f"{self.name}.pid", f"{os.getpid()}\n", 0o644)
 
     def write_children(self, started: Mapping[int, int | None]) -> None:
         """Write down who must not outlive us: PID, start time, boot.
@@ -145,9 +153,22 @@ class Instance:
             try:
                 os.fchmod(fd, mode)
                 os.write(fd, text.encode())
+                os.rename(f"{path}.new", path)
+            except OSError:
+                os.unlink(f"{path}.new")
+                raise
             finally:
                 os.close(fd)
-            os.rename(f"{path}.new", path)
+
+
+@contextlib.contextmanager
+def usable(path: str) -> Iterator[None]:
+    """NoRightsError, which names the file, for an OSError inside."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "remove what is there, or set run_dir and state_dir in [daemon]"
+        raise NoRightsError(f"{path} cannot be used: {error.strerror}", remedy=remedy) from error
 
 
 def _holder(fd: int) -> dict[str, object]:

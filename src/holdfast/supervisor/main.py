@@ -36,19 +36,27 @@ def main(arguments: Sequence[str]) -> int:
         return _go_on(flags.state)
     document = json.loads(from_memfd(flags.boot))
     report = Report(flags.report)
+    commands = Commands(report)
     try:
         ground, first = _found(document, [int(fd) for fd in flags.locks.split(",") if fd])
+        supervisor = Supervisor(ground, first, _reader(document, ground), Loop(commands.signalled), commands.concluded, report.progress)
+        supervisor.succession = Succession(document, CALLED, commands)
+        _serve(commands, supervisor)
     except BusyError as busy:
         report.busy(busy.pid)
         return 2 if flags.report is None else 0
     except HoldfastError as error:
         report.verdict({"exit": error.exit_status, "error": str(error)})
         return error.exit_status
-    commands = Commands(report)
-    supervisor = Supervisor(ground, first, _reader(document, ground), Loop(commands.signalled), commands.concluded, report.progress)
-    supervisor.succession = Succession(document, CALLED, commands)
-    commands.serve(supervisor)
     return _live(supervisor, commands)
+
+
+def _serve(commands: Commands, supervisor: Supervisor) -> None:
+    try:
+        commands.serve(supervisor)
+    except HoldfastError:
+        supervisor.ground.instance.remove()
+        raise
 
 
 def _go_on(fd: int) -> int:

@@ -30,7 +30,7 @@ class Proxy:
         self._closed = False
         self._delay = 0.0
         self._left: int | None = None
-        self._strike: tuple[bytes, bool] | None = None
+        self._strike: tuple[bytes, bool, bool] | None = None  # at which word, delivered or not, and whether it stalls
         self.strikes = 0
         self.accepted = 0
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
@@ -69,7 +69,12 @@ class Proxy:
     def cut_at(self, word: bytes, *, delivered: bool) -> None:
         """The next time a client sends these bytes: reset its connection. `delivered`: the server gets them, and its answer is lost."""
         with self._changed:
-            self._strike = (word, delivered)
+            self._strike = (word, delivered, False)
+
+    def stall_at(self, word: bytes, *, delivered: bool) -> None:
+        """The next time a client sends these bytes: `stall`. `delivered`: the server gets them, and its answer is held back."""
+        with self._changed:
+            self._strike = (word, delivered, True)
 
     def heal(self) -> None:
         """Pass everything on again, what was held back first."""
@@ -157,12 +162,17 @@ class Proxy:
         return True
 
     def _struck(self, data: bytes) -> bool | None:
-        """Whether this piece is what `cut_at` waits for, and if so whether it is delivered."""
+        """Whether this piece is what `cut_at` waits for, and if so whether it is delivered. What `stall_at` holds back waits here."""
         if self._strike is None or self._strike[0] not in data:
             return None
-        delivered, self._strike = self._strike[1], None
+        (_word, delivered, stalls), self._strike = self._strike, None
         self.strikes += 1
-        return delivered
+        if not stalls:
+            return delivered
+        self._stalled = True
+        if not delivered:
+            self._changed.wait_for(lambda: not self._stalled or self._closed)
+        return None
 
     def _counted(self, data: bytes) -> int | None:
         """After how many bytes of this piece to cut; None for not at all."""

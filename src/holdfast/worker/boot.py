@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import mmap
 import os
+import select
 import socket
 import sys
 import threading
@@ -135,6 +136,18 @@ def _open_store(boot: Boot) -> None:
         boot.store.outbox.targets = Targets(brokers)
         boot.relay = Relay(boot.store, boot.spec.job, boot.wake, boot.fault)
         boot.store.outbox.wake = boot.relay.wake
+
+
+def _end_with_supervisor(boot: Boot) -> None:
+    """A run of `prepare` has no loop that sees the end of the channel: a thread of its own does, whatever the run waits for."""
+
+    def wait() -> None:
+        poll = select.poll()
+        poll.register(boot.channel.fileno(), 0)  # for nothing but the hang-up
+        poll.poll()
+        leave(1)
+
+    threading.Thread(target=wait, name="supervisor", daemon=True).start()
 
 
 def _install(boot: Boot) -> None:
@@ -276,6 +289,7 @@ STEPS: tuple[tuple[str, Callable[[Boot], None]], ...] = (
     ("threads", _start_threads),
 )
 PREPARE: tuple[tuple[str, Callable[[Boot], None]], ...] = (
+    ("supervisor", _end_with_supervisor),
     ("settings", _read_settings),
     ("store", _open_store),
     ("prepare", _install),
