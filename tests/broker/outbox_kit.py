@@ -38,9 +38,19 @@ if __name__ == "__main__":
 class Stage:
     """A daemon that publishes what it is told, through a proxy, into queues of its own."""
 
-    def __init__(self, folder: Path, broker: Broker, store: str, *, more: str = "", toml: str = "", environ: Any = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        broker: Broker,
+        store: str,
+        *,
+        more: str = "",
+        toml: str = "",
+        environ: Any = None,
+        like: Stage | None = None,
+    ) -> None:
         self.broker, self.store = broker, store
-        self.proxy = Proxy(broker.host, broker.port)
+        self.proxy = like.proxy if like is not None else Proxy(broker.host, broker.port)
         self.port = free_port()
         self.queues: list[str] = []
         app = APP.format(port=self.port, store=store, broker=self.proxy.port, more=more)
@@ -54,9 +64,10 @@ class Stage:
             for queue in self.queues:
                 channel.queue_delete(queue)
 
-    def queue(self) -> str:
+    def queue(self, *, quorum: bool = False) -> str:
+        arguments = {"x-queue-type": "quorum"} if quorum else None
         with self.broker.channel() as channel:
-            self.queues.append(channel.queue_declare(f"q{uuid.uuid4().hex[:10]}", durable=True).method.queue)
+            self.queues.append(channel.queue_declare(f"q{uuid.uuid4().hex[:10]}", durable=True, arguments=arguments).method.queue)
         return self.queues[-1]
 
     @contextmanager

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import signal
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import pytest
+from broker_kit import noted
 from outbox_kit import Stage
 
 from holdfast.testing import eventually
+from holdfast.testing.databases import Databases
+from servers_kit import Services
 
 Make = Callable[..., Stage]
 
@@ -27,3 +36,124 @@ def test_a_target_that_refuses_holds_up_no_other(teller: Make) -> None:
         stage.wait(queue, 700)
     assert {body for _id, body in stage.taken(other)} == {f"b{number}" for number in range(300)}
     eventually(lambda: stage.outbox["messages"] == 0, "nothing waits any more")
+
+
+def test_a_broker_that_is_killed_while_much_waits(teller: Make, services: Services) -> None:
+    """Answers go on while it is away; then all of it leaves, each key in order."""
+    stage = teller()
+    stage.daemon.start()
+    queue, exchange = stage.queue(), f"x{stage.port}"
+    with stage.broker.channel() as channel:
+        channel.exchange_declare(exchange, exchange_type="fanout", durable=True)
+        channel.queue_bind(queue, exchange)
+    last = stage.queue(quorum=True)
+    eventually(lambda: noted(services, last), "the broker has written down all of that")
+    sent = [f"exchange={exchange} {'-' if number % 3 else f'k{number % 5}'} {number}" for number in range(3000)]
+    stage.tell(sent[:1000])
+    services.run("kill", "rabbitmq")
+    stage.tell(sent[1000:])
+    eventually(lambda: stage.outbox["messages"] == stage.rows() >= 2000, "it is told what waits")
+    assert stage.outbox["age_s"] > 0
+    assert stage.outbox["trouble"]
+    services.run("start", "rabbitmq")
+    eventually(lambda: stage.rows() == 0, "all of it leaves", 120)
+    eventually(lambda: stage.outbox == {"messages": 0, "age_s": 0.0}, "and that is told")
+    complete(stage.taken(queue), sent)
+    assert stage.daemon.run("stop").returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_another_process_takes_over(teller: Make, services: Services, number: signal.Signals) -> None:
+    stage = teller(toml='[jobs.Teller]\nprocesses = 2\nheartbeat = "1s"\n')
+    stage.daemon.start()
+    queue = stage.queue()
+    sent = [f"queue={queue} - {number}" for number in range(300)]
+    with taking_nothing(services):
+        stage.tell(sent)
+        holder = eventually(lambda: relaying(stage), "one of them relays")
+        eventually(lambda: "takes nothing" in stage.outbox.get("trouble", ""), "it is told why nothing leaves")
+        assert stage.outbox["messages"] == 300
+        os.kill(holder, number)
+        eventually(lambda: relaying(stage) not in (0, holder), "another one does")
+    eventually(lambda: stage.rows() == 0, "all of it leaves")
+    complete(stage.taken(queue), sent)
+    eventually(lambda: stage.outbox["messages"] == 0, "nothing waits")
+
+
+def test_another_daemon_takes_over_from_one_that_stands_still(teller: Make, services: Services, databases: Databases) -> None:
+    store, toml = databases.make("mariadb"), '[jobs.Teller]\ntimeout = "2s"\n'
+    first = teller(store=store, toml=toml)
+    first.daemon.start()
+    queue = first.queue()
+    sent = [f"queue={queue} - {number}" for number in range(300)]
+    with taking_nothing(services):
+        first.tell(sent)
+        eventually(lambda: relaying(first), "it relays")
+        second = teller(store=store, toml=toml, like=first)
+        second.daemon.start()
+        with standing_still(first):
+            eventually(lambda: relaying(second), "the other one does", 90)
+            services.control(*ENOUGH)
+            eventually(lambda: second.rows() == 0, "all of it leaves")
+            eventually(lambda: second.outbox["messages"] == 0, "nothing waits")
+    complete(first.taken(queue), sent)
+    assert first.daemon.run("stop").returncode == 0
+
+
+ENOUGH = ("set_vm_memory_high_watermark", "0.4")
+
+
+@contextmanager
+def taking_nothing(services: Services) -> Iterator[None]:
+    """The broker has an alarm, and reads nothing from connections that publish."""
+    services.control("set_vm_memory_high_watermark", "0")
+    try:
+        yield
+    finally:
+        services.control(*ENOUGH)
+
+
+@contextmanager
+def standing_still(stage: Stage) -> Iterator[None]:
+    """Every process of the daemon."""
+    pids = list(stage.daemon.processes())
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def relaying(stage: Stage) -> int:
+    """The worker that has a connection to the broker; 0: none."""
+    remote = f":{stage.proxy.port:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    connections = {f"socket:[{row[9]}]" for row in rows if row[2].endswith(remote) and row[3] == "01"}
+    for pid in stage.daemon.processes():
+        try:
+            if connections & {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}:
+                return pid
+        except OSError:
+            continue
+    return 0
+
+
+def complete(taken: Iterable[tuple[str, str]], sent: Iterable[str]) -> None:
+    """Nothing is missing; what came twice came with the same message id, and each key's first ones are in order."""
+    order: dict[str, list[str]] = defaultdict(list)
+    bodies = []
+    keys = {}
+    for text in sent:
+        _where, key, body = text.split(" ")
+        bodies.append(body)
+        keys[body] = key
+    seen = set()
+    for message_id, body in taken:
+        assert message_id == body
+        if body not in seen and keys[body] != "-":
+            order[keys[body]].append(body)
+        seen.add(body)
+    assert seen == set(bodies)
+    assert all(some == sorted(some, key=int) for some in order.values())
