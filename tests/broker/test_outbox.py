@@ -97,6 +97,8 @@ def test_a_broker_that_takes_nothing_is_waited_for_in_order(teller: Make, broker
                 assert ask(f"queue={queue} - {number}") == b"TRUE"
         eventually(lambda: "broker.blocked" in stage.daemon.log(), "the broker has said so")
         assert stage.rows() == 20
+        eventually(lambda: "takes nothing" in stage.outbox.get("trouble", ""), "and so does status")
+        assert stage.outbox["messages"] == 20
     finally:
         services.control("set_vm_memory_high_watermark", "0.4")
     stage.wait(queue, 20)

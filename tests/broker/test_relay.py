@@ -63,54 +63,41 @@ def test_a_broker_that_is_killed_while_much_waits(teller: Make, services: Servic
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_another_process_takes_over(teller: Make, services: Services, number: signal.Signals) -> None:
+def test_another_process_takes_over(teller: Make, number: signal.Signals) -> None:
     stage = teller(toml='[jobs.Teller]\nprocesses = 2\nheartbeat = "1s"\n')
     stage.daemon.start()
     queue = stage.queue()
     sent = [f"queue={queue} - {number}" for number in range(300)]
-    with taking_nothing(services):
-        stage.tell(sent)
-        holder = eventually(lambda: relaying(stage), "one of them relays")
-        eventually(lambda: "takes nothing" in stage.outbox.get("trouble", ""), "it is told why nothing leaves")
-        assert stage.outbox["messages"] == 300
-        os.kill(holder, number)
-        eventually(lambda: relaying(stage) not in (0, holder), "another one does")
+    stage.proxy.stall()
+    stage.tell(sent)
+    holder = eventually(lambda: relaying(stage), "one of them relays")
+    os.kill(holder, number)
+    eventually(lambda: relaying(stage) not in (0, holder), "another one does")
+    stage.proxy.heal()
     eventually(lambda: stage.rows() == 0, "all of it leaves")
     complete(stage.taken(queue), sent)
     eventually(lambda: stage.outbox["messages"] == 0, "nothing waits")
 
 
-def test_another_daemon_takes_over_from_one_that_stands_still(teller: Make, services: Services, databases: Databases) -> None:
-    store, toml = databases.make("mariadb"), '[jobs.Teller]\ntimeout = "2s"\n'
+def test_another_daemon_takes_over_from_one_that_stands_still(teller: Make, databases: Databases) -> None:
+    store, toml = databases.make("mariadb"), '[jobs.Teller]\ntimeout = "2s"\nthreads = 1\n'
     first = teller(store=store, toml=toml)
-    first.daemon.start()
+    second = teller(store=store, toml=toml, like=first)
     queue = first.queue()
     sent = [f"queue={queue} - {number}" for number in range(300)]
-    with taking_nothing(services):
-        first.tell(sent)
-        eventually(lambda: relaying(first), "it relays")
-        second = teller(store=store, toml=toml, like=first)
-        second.daemon.start()
-        with standing_still(first):
-            eventually(lambda: relaying(second), "the other one does", 90)
-            services.control(*ENOUGH)
-            eventually(lambda: second.rows() == 0, "all of it leaves")
-            eventually(lambda: second.outbox["messages"] == 0, "nothing waits")
+    for one in (first, second):
+        one.daemon.start()
+    first.proxy.stall()
+    first.tell(sent[1:])
+    eventually(lambda: relaying(first), "it relays")
+    with standing_still(first):
+        second.tell(sent[:1])
+        eventually(lambda: relaying(second), "the other one does")
+        first.proxy.heal()
+        eventually(lambda: second.rows() == 0, "all of it leaves")
+        eventually(lambda: second.outbox["messages"] == 0, "nothing waits")
     complete(first.taken(queue), sent)
     assert first.daemon.run("stop").returncode == 0
-
-
-ENOUGH = ("set_vm_memory_high_watermark", "0.4")
-
-
-@contextmanager
-def taking_nothing(services: Services) -> Iterator[None]:
-    """The broker has an alarm, and reads nothing from connections that publish."""
-    services.control("set_vm_memory_high_watermark", "0")
-    try:
-        yield
-    finally:
-        services.control(*ENOUGH)
 
 
 @contextmanager
