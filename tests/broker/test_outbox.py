@@ -12,7 +12,7 @@ from broker_kit import Broker
 from outbox_kit import Stage
 
 from holdfast.errors import HoldfastError
-from holdfast.stores.outbox import check_headers
+from holdfast.stores.outbox import check_headers, encoded
 from holdfast.testing import eventually
 
 Make = Callable[..., Stage]
@@ -151,6 +151,13 @@ def test_an_exchange_that_is_not_there_blocks_only_itself(teller: Make) -> None:
 def test_headers_that_are_not_carried_fail_at_once(headers: Any) -> None:
     with pytest.raises(HoldfastError):
         check_headers(headers)
+
+
+@pytest.mark.parametrize("headers", [{"CC": "key"}, {"BCC": [1]}, {"x": "y" * 40_000}])
+def test_headers_that_a_broker_closes_over_fail_at_once(headers: Any) -> None:
+    check_headers(headers)
+    with pytest.raises(HoldfastError):
+        encoded(headers)
 
 
 def test_headers_that_are_carried(broker: Broker) -> None:

@@ -328,7 +328,7 @@ class AmqpSource:
             return
         seconds, properties = rung(delay), copy(held.properties)
         tried = {ATTEMPT: held.delivery.attempt + 1, REASON: reason[:LONGEST_REASON]}
-        properties.headers = {**(held.properties.headers or {}), **tried}
+        properties.headers = {name: value for name, value in (held.properties.headers or {}).items() if name != "CC"} | tried  # copies went
         properties.message_id = held.properties.message_id or f"holdfast-{uuid.uuid4().hex}"
         properties.expiration = None
         queue = self._address.queue

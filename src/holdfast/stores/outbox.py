@@ -23,7 +23,9 @@ from holdfast.stores.statements import own
 MOST_BYTES = 4 << 20  # of one body: every database and driver takes it in one row
 _LONGEST_NAME = 255
 _LONGEST_HEADER = 128
+_MOST_HEADERS = 32 << 10  # bytes of all of them as JSON; in AMQP they must fit into one frame of 128 KiB
 _PART = 100
+COPIES = ("CC", "BCC")  # headers that are routing keys to RabbitMQ, of copies
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,7 @@ class Outbox:
         target = self.targets.target(url)
         data = body.encode() if isinstance(body, str) else bytes(body)
         check(target, data, key, message_id)
-        check_headers(headers or {})
-        try:
-            text = json.dumps(dict(headers or {}))
-        except (TypeError, ValueError) as error:
-            raise HoldfastError(f"the headers cannot be kept: {error}", remedy="use text, whole numbers, booleans, lists") from None
+        text = encoded(headers or {})
         values = (self.scope, target.url, key, message_id or uuid.uuid4().hex, text, data, time.time())
         sql = "INSERT INTO holdfast_outbox (scope, target, routing_key, message_id, headers, body, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)"
         own(connection, sql, values)
@@ -104,6 +102,19 @@ def check_headers(headers: Mapping[str, Any]) -> None:
         if not isinstance(name, str) or not 0 < len(name.encode()) <= _LONGEST_HEADER:
             raise HoldfastError(f"the name of a header is no text of 1 to {_LONGEST_HEADER} bytes: {name!r}", remedy="use a shorter one")
         _check_value(name, value)
+
+
+def encoded(headers: Mapping[str, Any]) -> str:
+    """As they lie in the table; HoldfastError for those over which a broker closes the channel, and fails what is sent with them."""
+    check_headers(headers)
+    for name in COPIES:
+        keys = headers.get(name, [])
+        if not isinstance(keys, (list, tuple)) or not all(isinstance(key, str) for key in keys):
+            raise HoldfastError(f"header {name} is no list of routing keys", remedy="write it so, or give the header another name")
+    text = json.dumps(dict(headers))
+    if len(text) > _MOST_HEADERS:
+        raise HoldfastError(f"the headers have {len(text)} bytes, and {_MOST_HEADERS} are the most", remedy="put it into the body")
+    return text
 
 
 def _check_value(name: str, value: Any) -> None:
