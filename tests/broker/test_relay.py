@@ -14,7 +14,7 @@ from broker_kit import noted
 from outbox_kit import Stage
 
 from holdfast.testing import eventually
-from holdfast.testing.databases import Databases
+from holdfast.testing.databases import Databases, query
 from servers_kit import Services
 
 Make = Callable[..., Stage]
@@ -31,11 +31,27 @@ def test_a_target_that_refuses_holds_up_no_other(teller: Make) -> None:
         stage.tell([f"queue={queue} - a{number}" for number in range(700)] + [f"queue={other} - b{number}" for number in range(300)])
         stage.proxy.heal()
         stage.wait(other, 300)
-        eventually(lambda: stage.outbox["messages"] == 700 and "NO_ROUTE" in stage.outbox["trouble"], "the others wait, and it is told why")
+        eventually(
+            lambda: stage.outbox["messages"] == 700 and "NO_ROUTE" in stage.outbox.get("trouble", ""), "the others wait, and it is told why"
+        )
         channel.queue_declare(queue, durable=True)
         stage.wait(queue, 700)
     assert {body for _id, body in stage.taken(other)} == {f"b{number}" for number in range(300)}
     eventually(lambda: stage.outbox["messages"] == 0, "nothing waits any more")
+
+
+def test_a_message_that_spoils_the_channel_is_found_and_waits_alone(teller: Make) -> None:
+    """The broker closes the channel over one of many, and does not say which."""
+    stage = teller()
+    queue = stage.queue()
+    stage.proxy.cut(refuse=True)
+    stage.daemon.start()
+    stage.tell(f"queue={queue} - {number}" for number in range(20))
+    query(stage.store, """UPDATE holdfast_outbox SET headers = '{"CC": "x"}' WHERE message_id = '7'""")
+    stage.proxy.heal()
+    stage.wait(queue, 19)
+    eventually(lambda: stage.outbox["messages"] == 1 and "CC" in stage.outbox.get("trouble", ""), "one waits, and it is told why")
+    assert {body for _id, body in stage.taken(queue)} == {str(number) for number in range(20) if number != 7}
 
 
 def test_a_broker_that_is_killed_while_much_waits(teller: Make, services: Services) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from holdfast.errors import ConfigurationError
 from holdfast.model.broker import parse_broker
 from holdfast.model.dispatch import FIRST_PAUSE, LONGEST_PAUSE, MOST_LANES, Blame, Blocked, Pauses, Round, chosen
-from holdfast.model.targets import Targets
+from holdfast.model.targets import Targets, is_queue
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ def test_what_fails_waits_longer_each_time_and_alone() -> None:
         (Blame.MESSAGE, True, Blocked(ids=(1,))),
         (Blame.UNKNOWN, False, Blocked(("a",))),
         (Blame.TARGET, False, Blocked(("a",))),
+        (Blame.AWAY, False, Blocked(("a",))),
     ],
 )
 def test_who_is_not_to_blame_does_not_wait(blame: Blame, whole: bool, blocked: Blocked) -> None:
@@ -91,7 +92,7 @@ def test_who_is_not_to_blame_does_not_wait(blame: Blame, whole: bool, blocked: B
 def test_one_message_finds_out_whether_a_target_takes_something_again() -> None:
     pauses = Pauses()
     heads = [Message(1), Message(2, "b"), Message(3), Message(4, "b")]
-    pauses.failed(heads[0], Blame.TARGET, 0.0)
+    pauses.failed(heads[0], Blame.AWAY, 0.0)
     assert chosen(heads, pauses, 99) == {"a": [1], "b": [2, 4]}
     pauses.taken(heads[2], FIRST_PAUSE / 2)
     assert pauses.doubted("a"), "that one had left before"
@@ -125,6 +126,7 @@ def test_a_target_is_named_without_secrets_and_looked_up_again() -> None:
     assert target.routing_key("new") == "new"
     assert targets.broker(target.url) == broker
     assert targets.target("amqp://mq:5673/v%2F1?queue=q").routing_key("") == "q"
+    assert [is_queue(targets.target(f"amqp://mq:5673/v%2F1?{where}=queue").url) for where in ("queue", "exchange")] == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ class Blame(Enum):
     ROUTE = auto()  # no queue takes it, or a queue is full: so it is for all that go the same way
     MESSAGE = auto()  # the message itself
     UNKNOWN = auto()  # one of those that were on their way
-    TARGET = auto()  # nothing can be sent there just now
+    TARGET = auto()  # nothing can be sent there
+    AWAY = auto()  # the broker, which may be there again at any moment
 
 
 class Sendable(Protocol):
@@ -129,12 +130,12 @@ class Pauses:
         pauses = self._targets.setdefault(message.target, {})
         lane: Lane = message.key or message.id
         crowded = lane not in pauses and sum(map(len, self._targets.values())) >= MOST_LANES
-        if blame in (Blame.UNKNOWN, Blame.TARGET) or (whole and blame is Blame.ROUTE) or crowded:
+        if blame in (Blame.UNKNOWN, Blame.TARGET, Blame.AWAY) or (whole and blame is Blame.ROUTE) or crowded:
             lane = None
         pause = pauses.setdefault(lane, _Pause(now, 0.0))
         if now < pause.until:
             return None
-        longest = LONGEST_ABSENCE if blame is Blame.TARGET else LONGEST_PAUSE
+        longest = LONGEST_ABSENCE if blame is Blame.AWAY else LONGEST_PAUSE
         pause.seconds = min(longest, 2 * pause.seconds) or FIRST_PAUSE
         wait = pause.seconds * (1 - _JITTER * self._draw())
         pause.until = now + wait

@@ -77,5 +77,10 @@ class Targets:
         )
 
 
+def is_queue(url: str) -> bool:
+    """Whether a target's `url` names a queue; also of one that nobody knows any more."""
+    return url.rpartition("?")[2].startswith("queue=")
+
+
 def _place(address: BrokerAddress) -> tuple[str, int, str, bool]:
     return address.host, address.port, address.vhost, address.tls

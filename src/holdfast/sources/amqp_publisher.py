@@ -150,7 +150,7 @@ class Publisher:
         return Blame.MESSAGE if len(self._unconfirmed) == 1 else Blame.UNKNOWN
 
     def _down(self, reason: str) -> None:
-        self._fail(f"the connection to the broker is lost: {reason}", Blame.TARGET)
+        self._fail(f"the connection to the broker is lost: {reason}", Blame.AWAY)
 
     def _fail(self, reason: str, blame: Blame) -> None:
         self._channel = None
