@@ -120,18 +120,18 @@ def _upgrade(stage: Stage, number: int) -> int:
 
 
 def _scale(stage: Stage, number: int) -> int:
-    return int(stage.daemon.ask("scale", job="Add", processes=1 + number % 2)["exit"])
+    return int(stage.daemon.ask("scale", job="Add", processes=1 + (number - 1) % 2)["exit"])
 
 
 CHANGES: dict[str, Change] = {"nothing": _nothing, "reload": _reload, "upgrade": _upgrade, "scale": _scale}
 
 
-def run(change: str, services: Services, store: str, seconds: float, every: float, rate: float) -> Result:
+def run(change: str, services: Services, store: str, given: argparse.Namespace) -> Result:
     """One kind of change, again and again."""
+    seconds, every, rate = given.seconds, given.every, given.rate
+    toml = f"probation = '0s'\n[jobs.Add]\nprocesses = {given.processes}\n"
     with tempfile.TemporaryDirectory(prefix="holdfast-gaps-") as name:
-        stage = Stage(
-            Path(name), Broker(services.url("rabbitmq")), store=store, app=APP, toml="probation = '0s'\n[jobs.Add]\nprocesses = 2\n"
-        )
+        stage = Stage(Path(name), Broker(services.url("rabbitmq")), store=store, app=APP, toml=toml)
         try:
             if change == "upgrade":
                 builds = Builds(stage.daemon.folder / "builds")
@@ -168,6 +168,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=4.0, help="seconds between two changes")
     parser.add_argument("--rate", type=float, default=700.0, help="messages a second")
+    parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     results = []
@@ -179,7 +180,7 @@ def main() -> int:
             with Databases(services.url, folder) as databases:
                 print(HEAD)
                 for change in given.change or CHANGES:
-                    results.append(run(change, services, databases.make(given.server), given.seconds, given.every, given.rate))
+                    results.append(run(change, services, databases.make(given.server), given))
                     print(line(results[-1]), flush=True)
         finally:
             services.stop()
