@@ -11,7 +11,7 @@ import pika
 
 from holdfast.model.broker import parse_broker
 from holdfast.sources.amqp_loop import NestedLoop
-from holdfast.sources.amqp_publisher import Publication, Publisher
+from holdfast.sources.amqp_publisher import Failure, Publication, Publisher
 
 WINDOW = 500  # messages on their way at once, at most
 TURN = 0.02  # seconds
@@ -70,12 +70,12 @@ class Feeder(threading.Thread):
             number = self._next
             self._next += 1
 
-        def done(reason: str) -> None:
-            if reason:
-                self._refused.append(number)
-                self.reasons[reason] += 1
-            else:
+        def done(failure: Failure | None) -> None:
+            if failure is None:
                 self.confirmed += 1
+            else:
+                self._refused.append(number)
+                self.reasons[failure.reason] += 1
 
         properties = pika.BasicProperties(message_id=f"booking-{number}")
         publisher.publish(Publication("", self._queue, b"%d" % number, properties), done)

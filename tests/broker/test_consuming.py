@@ -42,6 +42,17 @@ def test_a_message_that_fails_waits_on_the_ladder_and_keeps_its_identity(make: M
     stage.empty()
 
 
+def test_a_message_that_is_tried_again_is_copied_to_nobody_again(make: Make) -> None:
+    stage = make(toml='[jobs.Add]\nbackoff = "1s..1s"\nretries = 3\n')
+    stage.daemon.start()
+    other = f"{stage.queue}.copies"
+    with stage.broker.channel() as channel:
+        channel.queue_declare(other, exclusive=True)
+        stage.done(stage.broker.publish(stage.queue, [b"fails 2"], headers={"CC": [other]}))
+        assert channel.queue_declare(other, passive=True).method.message_count == 1
+    stage.empty()
+
+
 def test_attempts_survive_the_daemon(make: Make) -> None:
     stage = make(toml='[jobs.Add]\nbackoff = "1s..1s"\nretries = 1\n')
     stage.daemon.start()

@@ -3,124 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pika
 import pytest
-import zmq
 from broker_kit import Broker
+from outbox_kit import Stage
 
 from holdfast.errors import HoldfastError
-from holdfast.stores.outbox import check_headers
-from holdfast.testing import DaemonProcess, Proxy, eventually, free_port
-from holdfast.testing.databases import Databases, query
-
-APP = """
-from holdfast import Daemon, Job
-
-class Teller(Job):
-    source = "zmq+rep://127.0.0.1:{port}"
-    store = "{store}"
-    outbox = "amqp://guest:guest@127.0.0.1:{broker}/?heartbeat=2"
-    {more}
-
-    def handle(self, message, db):
-        where, key, body = message.text.split(" ", 2)
-        url = "amqp://127.0.0.1:{broker}/?" + where
-        db.publish(url, body, key="" if key == "-" else key, headers={{"colour": "red"}}, message_id=body)
-        if body.startswith("fail"):
-            raise ValueError("after all")
-
-if __name__ == "__main__":
-    Daemon(Teller).main()
-"""
-
-
-class Stage:
-    """A daemon that publishes what it is told, through a proxy, into queues of its own."""
-
-    def __init__(self, folder: Path, broker: Broker, store: str, *, more: str = "", toml: str = "", environ: Any = None) -> None:
-        self.broker, self.store = broker, store
-        self.proxy = Proxy(broker.host, broker.port)
-        self.port = free_port()
-        self.queues: list[str] = []
-        app = APP.format(port=self.port, store=store, broker=self.proxy.port, more=more)
-        self.daemon = DaemonProcess(folder, app, toml=toml, environ=environ)
-
-    def close(self) -> None:
-        with self.daemon:
-            pass
-        self.proxy.close()
-        with self.broker.channel() as channel:
-            for queue in self.queues:
-                channel.queue_delete(queue)
-
-    def queue(self) -> str:
-        with self.broker.channel() as channel:
-            self.queues.append(channel.queue_declare("", durable=True).method.queue)
-        return self.queues[-1]
-
-    @contextmanager
-    def client(self) -> Iterator[Callable[[str], bytes]]:
-        with zmq.Context() as context, context.socket(zmq.REQ) as sock:
-            sock.linger = 0
-            sock.connect(f"tcp://127.0.0.1:{self.port}")
-
-            def ask(text: str) -> bytes:
-                sock.send(text.encode())
-                assert sock.poll(60_000), "no answer"
-                return bytes(sock.recv())
-
-            yield ask
-
-    def taken(self, queue: str) -> list[tuple[str, str]]:
-        """All that is in the queue, removed: message id and body."""
-        found = []
-        with self.broker.channel() as channel:
-            while True:
-                method, properties, body = channel.basic_get(queue, auto_ack=True)
-                if method is None:
-                    return found
-                assert properties.delivery_mode == 2
-                assert properties.headers["colour"] == "red"
-                found.append((properties.message_id, body.decode()))
-
-    def wait(self, queue: str, count: int) -> None:
-        eventually(lambda: self.broker.depth(queue) >= count, f"{count} messages in {queue}")
-
-    @property
-    def outbox(self) -> dict[str, Any]:
-        outbox: dict[str, Any] = self.daemon.status()["jobs"][0]["outbox"]
-        return outbox
-
-    def rows(self) -> int:
-        return int(query(self.store, "SELECT count(*) FROM holdfast_outbox")[0][0])
-
+from holdfast.stores.outbox import check_headers, encoded
+from holdfast.testing import eventually
 
 Make = Callable[..., Stage]
 
 
-@pytest.fixture
-def make(tmp_path: Path, broker: Broker, databases: Databases) -> Iterator[Make]:
-    made: list[Stage] = []
-
-    def stage(kind: str = "sqlite", **how: Any) -> Stage:
-        folder = tmp_path / str(len(made))
-        folder.mkdir()
-        made.append(Stage(folder, broker, databases.make(kind), **how))
-        return made[-1]
-
-    yield stage
-    for one in made:
-        one.close()
-
-
 @pytest.mark.parametrize("kind", ["sqlite", "mariadb", "postgresql"])
-def test_what_is_published_leaves_after_the_commit_and_only_then(make: Make, kind: str) -> None:
-    stage = make(kind)
+def test_what_is_published_leaves_after_the_commit_and_only_then(teller: Make, kind: str) -> None:
+    stage = teller(kind)
     stage.daemon.start()
     queue = stage.queue()
     with stage.client() as ask:
@@ -130,11 +30,11 @@ def test_what_is_published_leaves_after_the_commit_and_only_then(make: Make, kin
     stage.wait(queue, 20)
     eventually(lambda: stage.rows() == 0, "the outbox is empty")
     assert sorted(stage.taken(queue)) == sorted((f"m{number}", f"m{number}") for number in range(20))
-    assert stage.outbox == {"messages": 0, "age_s": 0.0}
+    eventually(lambda: stage.outbox == {"messages": 0, "age_s": 0.0}, "and that is told")
 
 
-def test_one_key_keeps_its_order_and_a_broken_one_blocks_only_itself(make: Make) -> None:
-    stage = make()
+def test_one_key_keeps_its_order_and_a_broken_one_blocks_only_itself(teller: Make) -> None:
+    stage = teller()
     stage.daemon.start()
     queue, exchange = stage.queue(), "fees.test"
     with stage.broker.channel() as channel:
@@ -154,8 +54,8 @@ def test_one_key_keeps_its_order_and_a_broken_one_blocks_only_itself(make: Make)
         channel.exchange_delete(exchange)
 
 
-def test_a_broker_that_is_away_is_waited_for(make: Make) -> None:
-    stage = make(toml="[jobs.Teller]\nprocesses = 2\n")
+def test_a_broker_that_is_away_is_waited_for(teller: Make) -> None:
+    stage = teller(toml="[jobs.Teller]\nprocesses = 2\n")
     stage.daemon.start()
     queue = stage.queue()
     stage.proxy.cut(refuse=True)
@@ -170,8 +70,8 @@ def test_a_broker_that_is_away_is_waited_for(make: Make) -> None:
 
 
 @pytest.mark.parametrize("point", ["after-commit", "after-confirm"])
-def test_a_worker_that_dies_before_or_after_the_confirm_loses_nothing(make: Make, point: str) -> None:
-    stage = make(toml="[jobs.Teller]\ncrash_limit = 1000\n", environ={"HOLDFAST_FAULT": f"{point}:3"})
+def test_a_worker_that_dies_before_or_after_the_confirm_loses_nothing(teller: Make, point: str) -> None:
+    stage = teller(toml="[jobs.Teller]\ncrash_limit = 1000\n", environ={"HOLDFAST_FAULT": f"{point}:3"})
     stage.daemon.start()
     queue = stage.queue()
     with stage.client() as ask:
@@ -185,9 +85,9 @@ def test_a_worker_that_dies_before_or_after_the_confirm_loses_nothing(make: Make
     assert stage.daemon.run("stop").returncode == 0
 
 
-def test_a_broker_that_takes_nothing_is_waited_for_in_order(make: Make, broker: Broker, services: Any) -> None:
+def test_a_broker_that_takes_nothing_is_waited_for_in_order(teller: Make, broker: Broker, services: Any) -> None:
     """connection.blocked: an alarm of the broker's memory."""
-    stage = make()
+    stage = teller()
     stage.daemon.start()
     queue = stage.queue()
     services.control("set_vm_memory_high_watermark", "0")
@@ -197,14 +97,16 @@ def test_a_broker_that_takes_nothing_is_waited_for_in_order(make: Make, broker: 
                 assert ask(f"queue={queue} - {number}") == b"TRUE"
         eventually(lambda: "broker.blocked" in stage.daemon.log(), "the broker has said so")
         assert stage.rows() == 20
+        eventually(lambda: "takes nothing" in stage.outbox.get("trouble", ""), "and so does status")
+        assert stage.outbox["messages"] == 20
     finally:
         services.control("set_vm_memory_high_watermark", "0.4")
     stage.wait(queue, 20)
     assert [body for _id, body in stage.taken(queue)] == [str(number) for number in range(20)]
 
 
-def test_dead_letters_go_to_a_broker(make: Make) -> None:
-    stage = make()
+def test_dead_letters_go_to_a_broker(teller: Make) -> None:
+    stage = teller()
     queue = stage.queue()
     stage.daemon.toml.write_text(
         stage.daemon.toml.read_text() + f'[jobs.Teller]\ndead_letter = "amqp://127.0.0.1:{stage.proxy.port}/?queue={queue}"\n'
@@ -220,8 +122,8 @@ def test_dead_letters_go_to_a_broker(make: Make) -> None:
     assert properties.headers["x-holdfast-job"] == "Teller"
 
 
-def test_a_dead_letter_that_no_message_can_carry_lies_in_the_store(make: Make) -> None:
-    stage = make()
+def test_a_dead_letter_that_no_message_can_carry_lies_in_the_store(teller: Make) -> None:
+    stage = teller()
     more = f'[jobs.Teller]\nmax_message = "8MiB"\ndead_letter = "amqp://127.0.0.1:{stage.proxy.port}/?queue=nobody"\n'
     stage.daemon.toml.write_text(stage.daemon.toml.read_text() + more)
     stage.daemon.start()
@@ -231,8 +133,8 @@ def test_a_dead_letter_that_no_message_can_carry_lies_in_the_store(make: Make) -
     assert len(json.loads(stage.daemon.run("failed", "list", "--json").stdout)) == 1
 
 
-def test_an_exchange_that_is_not_there_blocks_only_itself(make: Make) -> None:
-    stage = make()
+def test_an_exchange_that_is_not_there_blocks_only_itself(teller: Make) -> None:
+    stage = teller()
     stage.daemon.start()
     queue = stage.queue()
     with stage.client() as ask:
@@ -249,6 +151,13 @@ def test_an_exchange_that_is_not_there_blocks_only_itself(make: Make) -> None:
 def test_headers_that_are_not_carried_fail_at_once(headers: Any) -> None:
     with pytest.raises(HoldfastError):
         check_headers(headers)
+
+
+@pytest.mark.parametrize("headers", [{"CC": "key"}, {"BCC": [1]}, {"x": "y" * 40_000}])
+def test_headers_that_a_broker_closes_over_fail_at_once(headers: Any) -> None:
+    check_headers(headers)
+    with pytest.raises(HoldfastError):
+        encoded(headers)
 
 
 def test_headers_that_are_carried(broker: Broker) -> None:
@@ -271,15 +180,15 @@ def test_headers_that_are_carried(broker: Broker) -> None:
         ("dead_letter = 'amqp://127.0.0.1:1/'", "an exchange or a queue"),
     ],
 )
-def test_what_is_wrong_is_told_before_the_start(make: Make, toml: str, says: str) -> None:
-    stage = make(toml=f"[jobs.Teller]\n{toml}\n")
+def test_what_is_wrong_is_told_before_the_start(teller: Make, toml: str, says: str) -> None:
+    stage = teller(toml=f"[jobs.Teller]\n{toml}\n")
     told = stage.daemon.run("check", "--json")
     assert told.returncode == 2
     assert says in told.stderr + told.stdout
 
 
-def test_what_could_never_be_sent_fails_in_the_handler(make: Make) -> None:
-    stage = make()
+def test_what_could_never_be_sent_fails_in_the_handler(teller: Make) -> None:
+    stage = teller()
     stage.daemon.start()
     with stage.client() as ask:
         assert ask("colour=red - x") == b"FALSE"

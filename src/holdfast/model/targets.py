@@ -76,6 +76,11 @@ class Targets:
         )
 
 
+def is_queue(url: str) -> bool:
+    """Whether a target's `url` names a queue; also of one that nobody knows any more."""
+    return url.rpartition("?")[2].startswith("queue=")
+
+
 def _places(address: BrokerAddress) -> list[tuple[str, int, str, bool]]:
     """Each node of a cluster stands for all of it."""
     return [(host, port, address.vhost, address.tls) for host, port in address.nodes]

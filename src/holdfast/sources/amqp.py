@@ -30,7 +30,7 @@ from holdfast.model.ladder import ATTEMPT, LONGEST_REASON, REASON, attempt, rung
 from holdfast.sources.amqp_declaring import declarations, refusal
 from holdfast.sources.amqp_link import Connection, Link, told, unavailable
 from holdfast.sources.amqp_loop import NestedLoop
-from holdfast.sources.amqp_publisher import Publication, Publisher
+from holdfast.sources.amqp_publisher import Failure, Publication, Publisher
 from holdfast.sources.base import Settlement
 from holdfast.telemetry import events
 
@@ -328,7 +328,7 @@ class AmqpSource:
             return
         seconds, properties = rung(delay), copy(held.properties)
         tried = {ATTEMPT: held.delivery.attempt + 1, REASON: reason[:LONGEST_REASON]}
-        properties.headers = {**(held.properties.headers or {}), **tried}
+        properties.headers = {name: value for name, value in (held.properties.headers or {}).items() if name != "CC"} | tried  # copies went
         properties.message_id = held.properties.message_id or f"holdfast-{uuid.uuid4().hex}"
         properties.expiration = None
         queue = self._address.queue
@@ -341,13 +341,13 @@ class AmqpSource:
             self._arrived.append(held.delivery)
 
     def _publish(self, seq: int, held: Held, publication: Publication) -> None:
-        def done(failure: str) -> None:
+        def done(failure: Failure | None) -> None:
             if self._held.get(seq) is not held:
                 return  # void since
-            if not failure:
+            if failure is None:
                 self._acknowledge([seq])
             elif not self._closing:
-                events.log("retry.unpublished", f"{publication.key}: {failure}", level="warning")
+                events.log("retry.unpublished", f"{publication.key}: {failure.reason}", level="warning")
                 self._loop.call_later(_AGAIN, lambda: self._publish_again(seq, held, publication))
 
         self._publisher.publish(publication, done)

@@ -62,6 +62,7 @@ class Link:
         #: Why there is no connection just now; "" when there is one, or before the first try has ended.
         self.trouble = ""
         self.refused = False  # the broker knows us and does not let us in
+        self.blocked = ""  # why the broker reads nothing from us just now
 
     def open(self) -> None:
         """Begin to connect."""
@@ -97,15 +98,17 @@ class Link:
         self._pause = FIRST_PAUSE
         if self.trouble:
             events.log("broker.back", self._address.at(self._turn).shown)
-        self.trouble, self.refused = "", False
+        self.trouble, self.refused, self.blocked = "", False, ""
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
         self._up(connection)
 
     def _on_blocked(self, _connection: Connection, frame: Any) -> None:
+        self.blocked = f"the broker takes nothing: {frame.method.reason}"
         events.log("broker.blocked", f"{self._address.at(self._turn).shown}: {frame.method.reason}", level="warning")
 
     def _on_unblocked(self, _connection: Connection, _frame: Any) -> None:
+        self.blocked = ""
         events.log("broker.unblocked", self._address.at(self._turn).shown)
 
     def _lost(self, error: BaseException) -> None:

@@ -11,11 +11,23 @@ import pika
 import pika.exceptions
 
 from holdfast.model.broker import BrokerAddress
+from holdfast.model.dispatch import Blame
 from holdfast.sources.amqp_link import Connection, Link, told
 from holdfast.sources.amqp_loop import NestedLoop
 
-Done = Callable[[str], None]
 _DURABLE = 2
+_NOT_FOUND, _REFUSED = 404, 403
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a message was not taken, and what is to blame."""
+
+    reason: str
+    blame: Blame
+
+
+Done = Callable[[Failure | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +45,8 @@ class Publication:
 class Publisher:
     """A connection of its own, since a broker that is short of room reads nothing from connections that publish.
 
-    `publish` calls `done` exactly once, on the loop's thread: with "" once the broker has confirmed the message (it is on the disks
-    of a majority then, in a quorum queue), else with the reason; the message may have been published nevertheless when the
+    `publish` calls `done` exactly once, on the loop's thread: with None once the broker has confirmed the message (it is on the disks
+    of a majority then, in a quorum queue), else with the failure; the message may have been published nevertheless when the
     connection was lost before its confirm. Messages are published in the order of the calls. The connection is made with the first one.
     """
 
@@ -69,6 +81,11 @@ class Publisher:
             self._link.close()
 
     @property
+    def trouble(self) -> str:
+        """Why nothing is confirmed just now, where that is known."""
+        return self._link.trouble or self._link.blocked
+
+    @property
     def gone(self) -> bool:
         """Whether nothing of the connection is left."""
         return self._link.gone
@@ -98,7 +115,7 @@ class Publisher:
         try:
             channel.basic_publish(publication.exchange, publication.key, publication.body, publication.properties, mandatory=True)
         except (pika.exceptions.AMQPError, struct.error, TypeError, ValueError) as error:  # nothing of it was sent
-            done(f"it cannot be written as AMQP: {error!r}")
+            done(Failure(f"it cannot be written as AMQP: {error!r}", Blame.MESSAGE))
             return
         self._sent += 1
         self._unconfirmed[self._sent] = publication, done
@@ -114,27 +131,33 @@ class Publisher:
 
     def _on_confirm(self, frame: Any) -> None:
         method = frame.method
-        reason = "the broker did not take it" if isinstance(method, pika.spec.Basic.Nack) else ""
+        nack = "the broker did not take it" if isinstance(method, pika.spec.Basic.Nack) else ""
         tag = method.delivery_tag
         for number in [one for one in self._unconfirmed if one <= tag] if method.multiple else [tag]:
             found = self._unconfirmed.pop(number, None)
             if found is not None:
-                found[1](self._returned.pop(number, "") or reason)
+                reason = self._returned.pop(number, "") or nack
+                found[1](Failure(reason, Blame.ROUTE) if reason else None)
 
     def _on_channel_closed(self, channel: Any, error: BaseException) -> None:
         if channel.connection.is_open:  # the broker closed the channel alone, over something that we asked
-            self._fail(told(error))
+            self._fail(told(error), self._blame(getattr(error, "reply_code", 0)))
             channel.connection.channel(on_open_callback=self._on_channel)
 
-    def _down(self, reason: str) -> None:
-        self._fail(f"the connection to the broker is lost: {reason}")
+    def _blame(self, code: int) -> Blame:
+        if code in (_NOT_FOUND, _REFUSED):  # of the exchange
+            return Blame.TARGET
+        return Blame.MESSAGE if len(self._unconfirmed) == 1 else Blame.UNKNOWN
 
-    def _fail(self, reason: str) -> None:
+    def _down(self, reason: str) -> None:
+        self._fail(f"the connection to the broker is lost: {reason}", Blame.AWAY)
+
+    def _fail(self, reason: str, blame: Blame) -> None:
         self._channel = None
         failed = [*self._unconfirmed.values(), *self._waiting]
         self._unconfirmed, self._returned, self._waiting = {}, {}, []
         for _publication, done in failed:
-            done(reason)
+            done(Failure(reason, blame))
 
 
 def _nothing(_frame: Any) -> None:

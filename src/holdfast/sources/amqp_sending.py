@@ -43,7 +43,7 @@ class Senders:
         self._publishers: dict[tuple[BrokerAddress, str], Publisher] = {}
 
     def send(self, message: Message, done: Done) -> None:
-        """Publish; `done` is told how it ended, inside of `wait`. ConfigurationError when nobody knows who we are there."""
+        """Publish; `done` is told how it ended, mostly inside of `wait`. ConfigurationError when nobody knows who we are there."""
         address = self._targets.broker(message.target)
         target = self._targets.target(message.target)
         place = address, target.exchange
@@ -54,6 +54,11 @@ class Senders:
             message_id=message.message_id, headers=dict(message.headers) or None, timestamp=int(message.created_at)
         )
         publisher.publish(Publication(target.exchange, target.routing_key(message.key), message.body, properties), done)
+
+    @property
+    def trouble(self) -> str:
+        """Why a broker takes nothing just now; "" when each does."""
+        return next((publisher.trouble for publisher in self._publishers.values() if publisher.trouble), "")
 
     def wait(self, seconds: float, done: Callable[[], object]) -> None:
         """Let things happen, so long or until `done`."""

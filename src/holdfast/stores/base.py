@@ -175,7 +175,7 @@ class Hold(Protocol):
     """A name that one process alone has, among all that use the store. It ends with the process, or its session at the server."""
 
     def held(self) -> bool:
-        """Whether it is still ours; also keeps its session from being taken for idle."""
+        """Whether it is still ours; keeps its session from being taken for idle. Cheap: the server is asked now and then only."""
         ...
 
     def release(self) -> None: ...

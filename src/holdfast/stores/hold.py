@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import sqlalchemy
 
     from holdfast.stores.server import ServerStore
+
+
+HOLD_SECONDS = 30.0  # after which a session that says nothing has lost its name: whoever had it is stopped, or cut off
+_ASK_EVERY = 0.5
 
 
 class FileHold:
@@ -41,15 +46,18 @@ class FileHold:
 
 
 class SessionHold:
-    """See `holdfast.stores.base.Hold`: a session of its own, with a transaction open."""
+    """See `holdfast.stores.base.Hold`: a session of its own, which the server ends when nothing is heard of it for a while."""
 
     def __init__(self, core: sqlalchemy.Connection) -> None:
         self._core = core
+        self._asked = time.monotonic()
+        self._lost = False
 
     @classmethod
     def take(cls, store: ServerStore, name: str) -> SessionHold | None:
         core = store.open()
         try:
+            store.limit_idle(core, min(2 * store.timeout, HOLD_SECONDS))
             if store.lock_for(core, name):
                 return cls(core)
         except BaseException:
@@ -59,11 +67,15 @@ class SessionHold:
         return None
 
     def held(self) -> bool:
+        now = time.monotonic()
+        if self._lost or now - self._asked < _ASK_EVERY:
+            return not self._lost
         try:
             self._core.exec_driver_sql("SELECT 1")
         except Exception:
-            return False
-        return True
+            self._lost = True
+        self._asked = now
+        return not self._lost
 
     def release(self) -> None:
         with contextlib.suppress(Exception):

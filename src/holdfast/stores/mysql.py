@@ -190,6 +190,9 @@ class MysqlStore(ServerStore):
     def lock_for(self, core: sqlalchemy.Connection, name: str) -> bool:
         return bool(own(core, "SELECT GET_LOCK(LEFT(CONCAT('holdfast ', DATABASE(), ' ', ?), 64), 0)", (name,)).scalar() == 1)
 
+    def limit_idle(self, core: sqlalchemy.Connection, seconds: float) -> None:
+        own(core, f"SET SESSION wait_timeout = {max(1, int(seconds))}")  # the limit of transactions is none for a session without one
+
     def server_findings(self, core: sqlalchemy.Connection, connections: int) -> Iterator[str]:
         known = {row[0]: str(row[1]) for row in own(core, "SHOW GLOBAL VARIABLES")}
         usable = int(known["max_connections"])

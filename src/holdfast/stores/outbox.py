@@ -9,20 +9,23 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
 from holdfast.errors import HoldfastError
+from holdfast.model.dispatch import Blocked
 from holdfast.model.targets import Target, Targets
 from holdfast.stores.statements import own
 
 MOST_BYTES = 4 << 20  # of one body: every database and driver takes it in one row
 _LONGEST_NAME = 255
 _LONGEST_HEADER = 128
+_MOST_HEADERS = 32 << 10  # bytes of all of them as JSON; in AMQP they must fit into one frame of 128 KiB
 _PART = 100
+COPIES = ("CC", "BCC")  # headers that are routing keys to RabbitMQ, of copies
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,19 @@ class Outgoing:
     headers: Mapping[str, Any]
     body: bytes
     created_at: float  # seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What is known of it before its body is fetched."""
+
+    id: int
+    target: str
+    key: str
+    size: int
+
+
+Choose = Callable[[Sequence[Waiting]], Mapping[str, Sequence[int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +77,7 @@ class Outbox:
         target = self.targets.target(url)
         data = body.encode() if isinstance(body, str) else bytes(body)
         check(target, data, key, message_id)
-        check_headers(headers or {})
-        try:
-            text = json.dumps(dict(headers or {}))
-        except (TypeError, ValueError) as error:
-            raise HoldfastError(f"the headers cannot be kept: {error}", remedy="use text, whole numbers, booleans, lists") from None
+        text = encoded(headers or {})
         values = (self.scope, target.url, key, message_id or uuid.uuid4().hex, text, data, time.time())
         sql = "INSERT INTO holdfast_outbox (scope, target, routing_key, message_id, headers, body, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)"
         own(connection, sql, values)
@@ -92,6 +104,19 @@ def check_headers(headers: Mapping[str, Any]) -> None:
         _check_value(name, value)
 
 
+def encoded(headers: Mapping[str, Any]) -> str:
+    """As they lie in the table; HoldfastError for those over which a broker closes the channel, and fails what is sent with them."""
+    check_headers(headers)
+    for name in COPIES:
+        keys = headers.get(name, [])
+        if not isinstance(keys, (list, tuple)) or not all(isinstance(key, str) for key in keys):
+            raise HoldfastError(f"header {name} is no list of routing keys", remedy="write it so, or give the header another name")
+    text = json.dumps(dict(headers))
+    if len(text) > _MOST_HEADERS:
+        raise HoldfastError(f"the headers have {len(text)} bytes, and {_MOST_HEADERS} are the most", remedy="put it into the body")
+    return text
+
+
 def _check_value(name: str, value: Any) -> None:
     if isinstance(value, Mapping):
         check_headers(value)
@@ -105,12 +130,30 @@ def _check_value(name: str, value: Any) -> None:
         raise HoldfastError(f"header {name!r} is {type(value).__name__}, which is not carried", remedy="write it as text")
 
 
-def waiting(connection: Connection, scope: str, most: int, without: Collection[tuple[str, str]] = ()) -> list[Outgoing]:
-    """The oldest that wait, but for those of these (target, key)."""
+def take(connection: Connection, scope: str, most: int, without: Blocked, choose: Choose) -> dict[str, list[Outgoing]]:
+    """By target, the oldest that wait, but for those `without`, as far as `choose` wants them: bodies are fetched of these alone."""
+    where, values = "scope = ?", [scope]
+    where, values = _but_for(where, values, "target", without.targets)
+    for target, keys in without.keys.items():
+        where += f" AND NOT (target = ? AND routing_key IN ({_marks(keys)}))"
+        values += [target, *keys]
+    where, values = _but_for(where, values, "id", without.ids)
+    sql = f"SELECT id, target, routing_key, length(body) FROM holdfast_outbox WHERE {where} ORDER BY id LIMIT {most}"
+    wanted = choose([Waiting(*row) for row in own(connection, sql, tuple(values))])
+    return {target: _load(connection, ids) for target, ids in wanted.items()}
+
+
+def _but_for(where: str, values: list[Any], column: str, some: Sequence[Any]) -> tuple[str, list[Any]]:
+    return (f"{where} AND {column} NOT IN ({_marks(some)})", [*values, *some]) if some else (where, values)
+
+
+def _marks(some: Sequence[Any]) -> str:
+    return ", ".join("?" * len(some))
+
+
+def _load(connection: Connection, ids: Sequence[int]) -> list[Outgoing]:
     columns = "id, target, routing_key, message_id, headers, body, created_at"
-    where = "".join(" AND NOT (target = ? AND routing_key = ?)" for _ in without)
-    sql = f"SELECT {columns} FROM holdfast_outbox WHERE scope = ?{where} ORDER BY id LIMIT {most}"
-    rows = own(connection, sql, (scope, *(text for pair in without for text in pair))).all()
+    rows = own(connection, f"SELECT {columns} FROM holdfast_outbox WHERE id IN ({_marks(ids)}) ORDER BY id", tuple(ids)).all()
     return [Outgoing(row[0], row[1], row[2], row[3], json.loads(row[4]), bytes(row[5]), row[6]) for row in rows]
 
 
@@ -118,7 +161,7 @@ def remove(connection: Connection, ids: Sequence[int]) -> None:
     """They are confirmed."""
     for start in range(0, len(ids), _PART):
         part = tuple(ids[start : start + _PART])
-        own(connection, f"DELETE FROM holdfast_outbox WHERE id IN ({', '.join('?' * len(part))})", part)
+        own(connection, f"DELETE FROM holdfast_outbox WHERE id IN ({_marks(part)})", part)
 
 
 def depth(connection: Connection, scope: str) -> Depth:

@@ -192,6 +192,9 @@ class PostgresStore(ServerStore):
     def lock_for(self, core: sqlalchemy.Connection, name: str) -> bool:
         return bool(own(core, "SELECT pg_try_advisory_xact_lock(?)", (key_of(name),)).scalar())
 
+    def limit_idle(self, core: sqlalchemy.Connection, seconds: float) -> None:
+        own(core, f"SET LOCAL idle_in_transaction_session_timeout = {int(seconds * 1000)}")
+
     def server_findings(self, core: sqlalchemy.Connection, connections: int) -> Iterator[str]:
         def ask(sql: str) -> Any:
             return own(core, sql).scalar()

@@ -106,6 +106,10 @@ class ServerStore:
         """Take a lock that ends with the transaction, or soon after; False when another host has it."""
         raise NotImplementedError
 
+    def limit_idle(self, core: sqlalchemy.Connection, seconds: float) -> None:
+        """Have the server end the session when it says nothing for so long."""
+        raise NotImplementedError
+
     def server_findings(self, core: sqlalchemy.Connection, connections: int) -> Iterator[str]:
         raise NotImplementedError
 

@@ -13,7 +13,7 @@ from holdfast.stores.base import Claim, DeadLetter, Decision
 from holdfast.stores.database import Database
 from holdfast.stores.direct import Direct
 from holdfast.stores.inbox import Inbox
-from holdfast.stores.outbox import Outbox
+from holdfast.stores.outbox import COPIES, Outbox
 from holdfast.telemetry import events
 
 _LONGEST_HEADER = 8000
@@ -65,7 +65,7 @@ class CoreTransaction:
 
     def send_letter(self, letter: DeadLetter, url: str) -> None:
         self.handling = False
-        headers = {**{key: str(value) for key, value in letter.headers.items()}, **_about(letter)}
+        headers = {**{key: str(value) for key, value in letter.headers.items() if key not in COPIES}, **_about(letter)}
         key = "" if self._outbox.targets.target(url).queue else letter.job
         try:
             self._outbox.put(self._core, url, letter.body, key, headers, None)

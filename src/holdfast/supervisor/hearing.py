@@ -158,8 +158,10 @@ class Hearing:
         events.log("job.paused", str(packet["reason"]), level="warning", job=child.job, worker=child.id)
 
     def _on_outbox(self, child: Child, packet: Packet, _text: str) -> None:
-        facts = {"messages": int(packet["messages"]), "oldest": packet.get("oldest"), "trouble": str(packet.get("trouble", ""))}
-        self._supervisor.totals[child.job].outbox = facts if facts["messages"] else {}
+        totals = self._supervisor.totals[child.job]
+        trouble = str(packet.get("trouble", totals.outbox.get("trouble", "")))
+        facts = {"messages": int(packet["messages"]), "oldest": packet.get("oldest"), "trouble": trouble}
+        totals.outbox = facts if facts["messages"] else {}
 
     def _on_resumed(self, child: Child, _packet: Packet, _text: str) -> None:
         child.facts.pop("paused", None)

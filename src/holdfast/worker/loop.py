@@ -225,7 +225,8 @@ class Loop:
         news = self._parts.relay.news() if self._parts.relay is not None else None
         if news is not None:
             waits, trouble = news
-            say(self._parts.channel, {"say": "outbox", "messages": waits.messages, "oldest": waits.oldest, "trouble": trouble})
+            why = {} if trouble is None else {"trouble": trouble}
+            say(self._parts.channel, {"say": "outbox", "messages": waits.messages, "oldest": waits.oldest, **why})
 
     def _adjust_write_interest(self) -> None:
         source = self._parts.source

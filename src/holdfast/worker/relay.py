@@ -8,26 +8,18 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-from holdfast.errors import HoldfastError
-from holdfast.model.dispatch import Pauses, Round
-from holdfast.model.targets import Targets
-from holdfast.stores.base import Hold, Store
-from holdfast.stores.outbox import Depth, Outgoing, depth, remove, waiting
+from holdfast.stores.base import Store
+from holdfast.stores.outbox import Depth, depth
 from holdfast.telemetry import events
+from holdfast.worker.outflow import Outflow, Senders
 from holdfast.worker.trace import reason_of
 
-MOST = 500  # messages a round
-_TAKEN_PAUSE = 0.2  # seconds before the name is asked for again
+_TAKEN_PAUSE, _LONGEST_TAKEN_PAUSE = 0.2, 1.0  # seconds before the name is asked for again
 _AWAY_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 _LINGER = 1.0  # seconds that connections are kept for the next commit
-_LOOKS_EVERY = 0.5  # seconds after which a round looks whether the process drains
-
-Senders = Any  # holdfast.sources.amqp_sending.Senders
 
 
 class Relay:
@@ -36,17 +28,16 @@ class Relay:
     def __init__(self, store: Store, job: str, tell: Callable[[], None], fault: Callable[[str], None]) -> None:
         self._store = store
         self._job = job
-        self._targets: Targets = store.outbox.targets
         self._told = tell
-        self._fault = fault
+        self._outflow = Outflow(store, job, fault, self._look)
         self._lock = threading.Lock()
         self._senders: Senders = None  # that linger
         self._woken = threading.Event()
         self._ending = threading.Event()
-        self._pauses = Pauses()
         self._thread = threading.Thread(target=self._live, name="relay", daemon=True)
-        self._waits = Depth(0, None)
-        self._news: tuple[Depth, str] | None = None
+        self._waits: Depth | None = None  # as told last
+        self._taken = 0  # times in a row that another one had the name
+        self._news: tuple[Depth, str | None] | None = None
 
     def start(self) -> None:
         """Begin with what an earlier process has left."""
@@ -60,8 +51,8 @@ class Relay:
             if self._senders is not None:
                 self._senders.poke()
 
-    def news(self) -> tuple[Depth, str] | None:
-        """What waits, and why, where something does not leave; None when that was told."""
+    def news(self) -> tuple[Depth, str | None] | None:
+        """What waits, and why ("": for its turn; None: another process knows); None when that was told."""
         news, self._news = self._news, None
         return news
 
@@ -87,7 +78,7 @@ class Relay:
                 events.log("outbox.waits", reason_of(error), level="warning")
                 failures += 1
                 pause = min(_LONGEST_PAUSE, _AWAY_PAUSE * 2.0 ** min(failures, 10)) * (0.5 + random.random() / 2)
-                self._tell(self._waits, reason_of(error))
+                self._tell(self._waits or Depth(0, None), reason_of(error))
 
     def _relay(self) -> float | None:
         """Send what can be sent; seconds until the next look, None: when woken."""
@@ -97,81 +88,48 @@ class Relay:
             return None
         hold = self._store.hold(f"relay {self._job}")
         if hold is None:
-            return _TAKEN_PAUSE * (0.5 + random.random())
+            return self._leave_it_to_the_other(waits)
+        self._taken = 0
         from holdfast.sources.amqp_sending import Senders
 
-        senders = Senders(self._targets, f"holdfast {self._job} outbox")
+        senders = Senders(self._store.outbox.targets, f"holdfast {self._job} outbox")
         try:
-            pause = self._send_all(hold, senders)
-            while pause is None and self._linger(senders):
-                pause = self._send_all(hold, senders)
-            return pause
+            self._outflow.run(hold, senders, self._woken, self._ending)
+            self._look(self._outflow.trouble())
+            while self._linger(senders) and hold.held():
+                self._outflow.run(hold, senders, self._woken, self._ending)
+                self._look(self._outflow.trouble())
+            return self._outflow.pause() if hold.held() else _TAKEN_PAUSE
         finally:
             with self._lock:
                 self._senders = None
             senders.close()
             hold.release()
 
+    def _leave_it_to_the_other(self, waits: Depth) -> float:
+        """Look again soon, however much is put in: the other one may be stopped, or on its way out."""
+        self._tell(waits, None)
+        pause = min(_LONGEST_TAKEN_PAUSE, _TAKEN_PAUSE * 2.0 ** min(self._taken, 10))
+        self._taken += 1
+        self._ending.wait(pause * (0.5 + random.random() / 2))
+        return 0.0
+
     def _linger(self, senders: Senders) -> bool:
-        """Keep the connections for a moment; whether something was put in meanwhile."""
+        """Keep name and connections for a moment; whether there is something to send, since it was put in or is due again."""
         with self._lock:
             self._senders = senders
-        senders.wait(_LINGER, self._woken.is_set)
-        woken = self._woken.is_set() and not self._ending.is_set()
-        if woken:
-            self._woken.clear()
-        return woken
+        pause = self._outflow.pause()
+        due = pause is not None and pause <= _LINGER
+        senders.wait(min(pause or _LINGER, _LINGER), self._woken.is_set)
+        return (due or self._woken.is_set()) and not self._ending.is_set()
 
-    def _send_all(self, hold: Hold, senders: Senders) -> float | None:
-        trouble = ""
-        while not self._ending.is_set() and hold.held():
-            blocked = self._pauses.blocked(time.monotonic())
-            messages = self._store.work(partial(waiting, scope=self._job, most=MOST, without=blocked))
-            if not messages:
-                break
-            trouble = self._send(messages, senders, hold) or trouble
-            if trouble:
-                self._tell(self._store.work(partial(depth, scope=self._job)), trouble)
+    def _look(self, trouble: str) -> None:
+        """Tell what waits now, and why."""
         waits = self._store.work(partial(depth, scope=self._job))
         self._tell(waits, trouble if waits.messages else "")
-        if not waits.messages:
-            return None
-        now = time.monotonic()
-        return max(0.05, (self._pauses.next_try(now) or now) - now)
 
-    def _send(self, messages: list[Outgoing], senders: Senders, hold: Hold) -> str:
-        """One round; why something was not taken."""
-        outgoing = Round(messages)
-        trouble: list[str] = []
-
-        def send(message: Outgoing) -> None:
-            try:
-                senders.send(message, lambda failure: ended(message, failure))
-            except HoldfastError as error:
-                ended(message, str(error))
-
-        def ended(message: Outgoing, failure: str) -> None:
-            if failure:
-                pause = self._pauses.failed((message.target, message.key), time.monotonic())
-                trouble.append(failure)
-                events.log("outbox.refused", f"{message.target} {message.key}: {failure}", level="warning", again_in=f"{pause:g}s")
-            else:
-                self._pauses.taken((message.target, message.key))
-            following = outgoing.ended(message, taken=not failure)
-            if following is not None:
-                send(following)
-
-        for message in outgoing.start():
-            send(message)
-        while outgoing.open and not self._ending.is_set() and hold.held():
-            senders.wait(_LOOKS_EVERY, lambda: not outgoing.open)
-        if outgoing.taken:
-            self._fault("after-confirm")
-            self._store.work(partial(remove, ids=outgoing.taken))
-        return trouble[-1] if trouble else ""
-
-    def _tell(self, waits: Depth, trouble: str) -> None:
-        if (waits.messages or self._waits.messages) and not self._ending.is_set():
+    def _tell(self, waits: Depth, trouble: str | None) -> None:
+        known, self._waits = self._waits, waits
+        if (waits.messages or known is None or known.messages) and not self._ending.is_set():
             self._news = waits, trouble
             self._told()
-        self._waits = waits
