@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from holdfast.testing import eventually
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "services"
 
@@ -24,6 +28,11 @@ class Services:
         assert done.returncode == 0, done.stderr
         told: dict[str, dict[str, str]] = json.loads(done.stdout)
         return told
+
+    def end_gently(self, name: str) -> None:
+        """SIGTERM, and wait for its end; the data are kept."""
+        os.kill(int(self.run("status", name)[name]["pid"]), signal.SIGTERM)
+        eventually(lambda: not self.run("status", name), f"{name} has stopped", 120)
 
     def control(self, *words: str) -> None:
         """rabbitmqctl, at the broker of this run."""

@@ -188,7 +188,8 @@ def _kill_broker(one: Trial, rounds: int) -> None:
 
 def _stop_broker(one: Trial, rounds: int) -> None:
     for _ in range(rounds):
-        one.services.run("stop", "rabbitmq")
+        eventually(lambda: noted(one.services, one.queue), "the broker has written down that there is such a queue", 60)
+        one.services.end_gently("rabbitmq")
         one.services.run("start", "rabbitmq")
         one.more(50)
 

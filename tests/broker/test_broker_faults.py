@@ -159,8 +159,7 @@ def test_a_broker_that_ends_with_messages_out_and_comes_again(make: Make, servic
     eventually(lambda: (stage.daemon.folder / "block.began").exists(), "it is begun")
     eventually(lambda: noted(services, stage.queue), "the broker has written down that there is such a queue, which it does later")
     if number == signal.SIGTERM:
-        os.kill(int(services.run("status", "rabbitmq")["rabbitmq"]["pid"]), number)
-        eventually(lambda: not services.run("status", "rabbitmq"), "it has stopped")
+        services.end_gently("rabbitmq")
     else:
         services.run("kill", "rabbitmq")
     block.touch()
