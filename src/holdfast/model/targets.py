@@ -16,6 +16,8 @@ from urllib.parse import quote
 from holdfast.errors import ConfigurationError
 from holdfast.model.broker import BrokerAddress, parse_parts
 
+_REMEMBERED = 1000  # URLs
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -36,20 +38,26 @@ class Targets:
     def __init__(self, known: Iterable[BrokerAddress] = ()) -> None:
         self._known = {place: address for address in known for place in _places(address)}
         self._parsed: dict[str, Target] = {}
+        self._brokers: dict[str, BrokerAddress] = {}
 
     def target(self, url: str) -> Target:
         """What the URL of a publication means; ConfigurationError when it cannot be sent to."""
         found = self._parsed.get(url)
         if found is None:
             found = self._parse(url)
-            if len(self._parsed) < 1000:
+            if len(self._parsed) < _REMEMBERED:
                 self._parsed[url] = found
         return found
 
     def broker(self, target_url: str) -> BrokerAddress:
         """Whom to connect to; ConfigurationError when nothing in the configuration says who we are there."""
-        address, _given = parse_parts(target_url, ("exchange", "queue"))
-        return self._who(address)
+        found = self._brokers.get(target_url)
+        if found is None:
+            address, _given = parse_parts(target_url, ("exchange", "queue"))
+            found = self._who(address)
+            if len(self._brokers) < _REMEMBERED:
+                self._brokers[target_url] = found
+        return found
 
     def _parse(self, url: str) -> Target:
         if "@" in url.partition("?")[0]:

@@ -20,6 +20,7 @@ MOST = 500  # messages that are fetched at once
 MOST_BYTES = 8 << 20  # of their bodies
 _LOOKS_EVERY = 0.1  # seconds after which it is seen what has come meanwhile
 _TELLS_EVERY = 1.0
+_REMOVES_EVERY = 0.5
 _NEVER = float("inf")
 _LAST_CONFIRMS = 2.0  # seconds that are waited for what is on its way, in the end
 
@@ -39,7 +40,7 @@ class Outflow:
         self._rounds: dict[str, Round[Outgoing]] = {}
         self._confirmed: list[int] = []  # and not removed yet
         self._trouble = ""  # of the last that was refused
-        self._told_at = 0.0
+        self._told_at = self._removed_at = 0.0
         self._cut = False  # whether the last fetch did not bring all that may be sent
 
     def run(self, hold: Hold, senders: Senders, woken: threading.Event, ending: threading.Event) -> None:
@@ -50,7 +51,7 @@ class Outflow:
         try:
             while hold.held() and not ending.is_set():
                 now = time.monotonic()
-                if self._clear_up() or woken.is_set() or now >= look_at:
+                if self._clear_up(now) or woken.is_set() or now >= look_at:
                     woken.clear()
                     self._start_rounds(hold, senders, now)
                     look_at = self._pauses.next_try(now) or _NEVER
@@ -71,9 +72,9 @@ class Outflow:
 
     def _begin_anew(self) -> None:
         """What an earlier run has left is over, however that ended; what was taken of it is removed."""
-        self._clear_up()
+        self._remove()
         self._rounds = {}
-        self._told_at = time.monotonic()
+        self._told_at = self._removed_at = time.monotonic()
 
     def _start_rounds(self, hold: Hold, senders: Senders, now: float) -> None:
         """For every target that has something and no round: one may have more than is fetched at once, and others behind it."""
@@ -123,17 +124,22 @@ class Outflow:
     def _all_ended(self) -> bool:
         return not any(one.open for one in self._rounds.values())
 
-    def _clear_up(self) -> bool:
-        """What was taken is removed; whether a round has ended."""
+    def _clear_up(self, now: float) -> bool:
+        """What was taken is removed, of rounds that go on now and then only; whether a round has ended."""
+        over = [target for target, one in self._rounds.items() if not one.open]
+        if over or now - self._removed_at >= _REMOVES_EVERY:
+            self._remove()
+            self._removed_at = now
+        for target in over:
+            del self._rounds[target]
+        return bool(over)
+
+    def _remove(self) -> None:
         self._confirmed += [number for one in self._rounds.values() for number in one.collect()]
         if self._confirmed:
             self._fault("after-confirm")
             self._store.work(partial(remove, ids=self._confirmed))
             self._confirmed = []
-        over = [target for target, one in self._rounds.items() if not one.open]
-        for target in over:
-            del self._rounds[target]
-        return bool(over)
 
     def _tell_now_and_then(self, senders: Senders, now: float) -> None:
         if now - self._told_at >= _TELLS_EVERY:
@@ -150,4 +156,4 @@ class Outflow:
             one.closing = True
         if hold.held() and not senders.trouble:
             senders.wait(_LAST_CONFIRMS, self._all_ended)
-        self._clear_up()
+        self._remove()
