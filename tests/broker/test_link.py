@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import socket
+import time
 from contextlib import closing
 
-from holdfast.model.broker import parse_broker
+import pytest
+
+from holdfast.errors import UnavailableError
+from holdfast.model.broker import parse_broker, parse_queue
+from holdfast.sources.amqp import AmqpSource, Bounds
 from holdfast.sources.amqp_link import Link, _Services
 from holdfast.sources.amqp_loop import NestedLoop
 
@@ -41,6 +46,17 @@ def test_the_next_node_of_a_cluster_is_asked_after_a_failure() -> None:
             _reset_next(loop, node)
             assert loop.wait(float("inf"), lambda times=times: len(downs) == times)
         link.close()
+
+
+def test_a_silent_broker_is_waited_for_no_longer_than_there_is_a_supervisor() -> None:
+    supervisor, channel = socket.socketpair()
+    with channel, socket.create_server(("127.0.0.1", 0)) as silent:
+        address = parse_queue(f"amqp://127.0.0.1:{silent.getsockname()[1]}/?queue=q")
+        source = AmqpSource(address, 1, "test", Bounds(1, 1, 1 << 20, 1 << 20, 3, False), list, lambda _delivery: None)
+        supervisor.close()
+        with pytest.raises(UnavailableError, match="is not to be had"):
+            source.connect(time.monotonic() + 3600, channel.fileno())
+        source.close()
 
 
 def _reset_next(loop: NestedLoop, listener: socket.socket) -> None:

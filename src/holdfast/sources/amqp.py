@@ -95,13 +95,13 @@ class AmqpSource:
 
     # For the one who starts it
 
-    def connect(self, until: float) -> None:
-        """Be connected, with the queue declared, before the monotonic time `until`.
+    def connect(self, until: float, peer: int = -1) -> None:
+        """Be connected, with the queue declared, before the monotonic time `until`, and while somebody is at the other end of `peer`.
 
         UnavailableError when the broker is not to be had; AppError when it refuses what was asked.
         """
         self._link.open()
-        self._loop.wait(until, lambda: self._channel is not None or isinstance(self._failure, AppError) or self._link.refused)
+        self._loop.wait(until, lambda: self._channel is not None or isinstance(self._failure, AppError) or self._link.refused, peer)
         if isinstance(self._failure, AppError):
             raise self._failure
         if self._channel is not None:

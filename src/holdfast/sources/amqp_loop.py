@@ -57,16 +57,23 @@ class NestedLoop:
             if callback is not None:
                 callback()
 
-    def wait(self, until: float, done: Callable[[], object]) -> bool:
-        """Turn, and sleep in between, until `done` is true or the monotonic time is `until`; whether it is done."""
+    def wait(self, until: float, done: Callable[[], object], peer: int = -1) -> bool:
+        """Turn, and sleep in between, until `done` is true or the monotonic time is `until`; whether it is done.
+
+        No longer than there is somebody at the other end of the descriptor `peer`, if one is given.
+        """
         poll = select.poll()
         poll.register(self.fileno(), select.POLLIN)
+        if peer >= 0:
+            poll.register(peer, 0)  # for nothing but the hang-up
         while not done():
             now = time.monotonic()
             if now >= until:
                 return False
             due = self.due()
-            poll.poll(max(0.0, min(until, until if due is None else due) - now) * 1000 + 1)
+            ready = poll.poll(max(0.0, min(until, until if due is None else due) - now) * 1000 + 1)
+            if any(fd == peer for fd, _event in ready):
+                return False
             self.turn()
         return True
 

@@ -184,7 +184,7 @@ def _open_source(boot: Boot) -> None:
     one_writer = boot.store is not None and boot.store.one_writer
     boot.intake = intake = Intake(options.batch, threads=options.threads or 1, linger=options.linger, one_writer=one_writer, pace=boot.pace)
     if options.source.partition(":")[0] in broker.SCHEMES:
-        boot.source = _consumer(spec, options, intake)
+        boot.source = _consumer(spec, options, intake, boot.channel)
         return
     if boot.data_fd is None:
         raise AppError(
@@ -196,8 +196,8 @@ def _open_source(boot: Boot) -> None:
     boot.source = Credited(source, most, options.batch)
 
 
-def _consumer(spec: WorkerSpec, options: JobOptions, intake: Intake) -> OpenSource:
-    """A worker's own consumer of a broker's queue."""
+def _consumer(spec: WorkerSpec, options: JobOptions, intake: Intake, channel: Channel) -> OpenSource:
+    """A worker's own consumer of a broker's queue. A broker is not waited for when the supervisor is gone."""
     try:
         from holdfast.sources.amqp import AmqpSource, Bounds
     except ImportError as error:
@@ -208,7 +208,7 @@ def _consumer(spec: WorkerSpec, options: JobOptions, intake: Intake) -> OpenSour
     epoch = int.from_bytes(os.urandom(8), "big") >> 2 | 1
     source = AmqpSource(address, epoch, f"holdfast {spec.id} pid {os.getpid()}", bounds, intake.empty, intake.put_alone)
     source.blame([Suspect(*one) for one in spec.blamed])
-    source.connect(time.monotonic() + _CONNECT_SECONDS)
+    source.connect(time.monotonic() + _CONNECT_SECONDS, channel.fileno())
     return source
 
 
