@@ -148,7 +148,7 @@ def run(change: str, services: Services, store: str, given: argparse.Namespace) 
                     changes += 1
                     assert CHANGES[change](stage, changes) == 0, stage.daemon.log()[-2000:]
                 clock.wait(every)
-            eventually(lambda: query(store, "SELECT count(DISTINCT name) FROM account")[0][0] >= steady.sent, "all are handled")
+            eventually(lambda: query(store, "SELECT count(DISTINCT name) FROM account")[0][0] >= steady.sent, "all are handled", 300)
             rows = query(store, "SELECT name, at, took FROM account ORDER BY at")
         finally:
             stage.close()
