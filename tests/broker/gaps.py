@@ -39,6 +39,7 @@ class Add(Job):
 if __name__ == "__main__":
     Daemon(Add).main()
 """
+LONG = 0.1
 BUILDS = ("1.0.1", "1.0.2")
 
 
@@ -85,20 +86,21 @@ class Result:
     sent: int
     lost: int
     doubled: int
-    silence: float  # the longest time in which no message was begun
+    silence: float  # the longest time in which a message waited and none was begun
+    often: int  # times that it was over 100 ms
     source: float  # the longest time in which none was sent
     waits: list[float] = field(default_factory=list)  # of each message, from its sending to its handler, sorted
 
 
 HEAD = (
-    f"{'change':10}{'changes':>8}{'messages':>10}{'lost':>6}{'doubled':>9}{'silence ms':>12}{'source ms':>11}"
+    f"{'change':10}{'changes':>8}{'messages':>10}{'lost':>6}{'doubled':>9}{'silence ms':>12}{'>100 ms':>9}{'source ms':>11}"
     f"{'p50 ms':>9}{'p99 ms':>9}{'p99.9 ms':>10}{'worst ms':>10}"
 )
 
 
 def line(r: Result) -> str:
     """For people."""
-    counts = f"{r.change:10}{r.changes:8}{r.sent:10}{r.lost:6}{r.doubled:9}{r.silence * 1e3:12.0f}{r.source * 1e3:11.0f}"
+    counts = f"{r.change:10}{r.changes:8}{r.sent:10}{r.lost:6}{r.doubled:9}{r.silence * 1e3:12.0f}{r.often:9}{r.source * 1e3:11.0f}"
     p50, p99, p999 = (r.waits[int((len(r.waits) - 1) * part)] * 1e3 for part in (0.5, 0.99, 0.999))
     return f"{counts}{p50:9.1f}{p99:9.1f}{p999:10.1f}{r.waits[-1] * 1e3:10.1f}"
 
@@ -148,15 +150,26 @@ def run(change: str, services: Services, store: str, given: argparse.Namespace) 
                     changes += 1
                     assert CHANGES[change](stage, changes) == 0, stage.daemon.log()[-2000:]
                 clock.wait(every)
-            eventually(lambda: query(store, "SELECT count(DISTINCT name) FROM account")[0][0] >= steady.sent, "all are handled")
+            eventually(lambda: query(store, "SELECT count(DISTINCT name) FROM account")[0][0] >= steady.sent, "all are handled", 300)
             rows = query(store, "SELECT name, at, took FROM account ORDER BY at")
         finally:
             stage.close()
-    times = [float(row[1]) for row in rows]
     names = {row[0] for row in rows}
-    silence = max(after - before for before, after in itertools.pairwise(times))
+    lengths = silences([(float(at), float(took)) for _name, at, took in rows])
+    often = sum(length > LONG for length in lengths)
     waits = sorted(float(row[2]) for row in rows)
-    return Result(change, changes, steady.sent, steady.sent - len(names), len(rows) - len(names), silence, steady.pause, waits)
+    lost, doubled = steady.sent - len(names), len(rows) - len(names)
+    return Result(change, changes, steady.sent, lost, doubled, max(lengths), often, steady.pause, waits)
+
+
+def silences(rows: list[tuple[float, float]]) -> list[float]:
+    """Of messages in the order in which they were begun, each with its wait: how long none was begun while one waited."""
+    found = []
+    oldest = float("inf")  # sending of those that are still to come, from the last backwards
+    for (before, _), (after, waited) in reversed([*itertools.pairwise(rows)]):
+        oldest = min(oldest, after - waited)
+        found.append(max(0.0, after - max(before, oldest)))
+    return found
 
 
 def main() -> int:
