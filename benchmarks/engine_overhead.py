@@ -17,7 +17,6 @@ from holdfast.model import board
 from holdfast.model.breaker import Breaker
 from holdfast.model.delivery import Delivery
 from holdfast.model.options import JobOptions
-from holdfast.model.share import Pace
 from holdfast.model.spec import WorkerSpec
 from holdfast.stores.base import Decision, Fault, Verdict
 from holdfast.worker.engine import Engine
@@ -93,7 +92,6 @@ def cost(job: Job, messages: int, batch: int, stored: bool) -> float:
         wait=lambda _seconds: True,
         breaker=Breaker(),
         lock=threading.Lock(),
-        pace=Pace(),
         fault=lambda _point: None,
         letters=None,
         monotonic_ns=time.monotonic_ns,

@@ -58,6 +58,11 @@ class Servers:
             raise SystemExit(f"{done.stdout}{done.stderr}")
         return done.stdout
 
+    def control(self, *words: str) -> str:
+        """rabbitmqctl at a node that runs."""
+        there = json.loads(self.run("status", *NODES, "--json"))
+        return self.run("ctl", next(iter(there)), *words)
+
     @contextmanager
     def running(self) -> Iterator[Servers]:
         names = (*NODES, "mariadb")
@@ -85,21 +90,21 @@ class Servers:
         """The node that leads the queue. A cluster that has much to do may not say it at once."""
         limit = time.monotonic() + PATIENCE
         while time.monotonic() < limit:
-            rows = [line.split() for line in self.run("ctl", "list_queues", "name", "leader").splitlines()]
+            rows = [line.split() for line in self.control("list_queues", "name", "leader").splitlines()]
             for where in (row[1] for row in rows if row[:1] == [QUEUE] and len(row) > 1):
                 return next(name for name in NODES if f"holdfast{self._port(name)}@" in where)
         raise SystemExit(f"the cluster does not say which node leads the queue {QUEUE}")
 
     def depths(self) -> dict[str, int]:
         """Messages of each queue, those that are with a consumer included."""
-        rows = [line.split() for line in self.run("ctl", "list_queues", "name", "messages").splitlines()]
+        rows = [line.split() for line in self.control("list_queues", "name", "messages").splitlines()]
         return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
 
     def forget(self) -> None:
         """Delete what an earlier show has left."""
         for name in self.depths():
             if name.startswith(QUEUE):
-                self.run("ctl", "delete_queue", name)
+                self.control("delete_queue", name)
 
     def _port(self, name: str) -> int:
         return urlsplit(self.urls[name]).port or 0

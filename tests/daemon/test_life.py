@@ -210,7 +210,7 @@ def test_a_run_directory_that_is_gone_stops_nothing(make: Make) -> None:
     assert ask(daemon.port, "a") == b"TRUE"
     away.rename(run)
     assert daemon.pid == pid
-    assert "children.unwritten" in daemon.log()
+    eventually(lambda: "children.unwritten" in daemon.log(), "and that is in the log")
     assert daemon.run("stop").returncode == 0
 
 

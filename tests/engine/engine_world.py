@@ -14,7 +14,6 @@ from holdfast.model import board
 from holdfast.model.breaker import Breaker
 from holdfast.model.delivery import Delivery
 from holdfast.model.options import JobOptions
-from holdfast.model.share import Pace
 from holdfast.model.spec import WorkerSpec
 from holdfast.sources.base import Settlement
 from holdfast.stores import open_store
@@ -230,7 +229,6 @@ class World:
             wait=self._wait,
             breaker=self.breaker,
             lock=threading.Lock(),
-            pace=Pace(),
             fault=self._point,
             letters=self.files if self.store is None or self.spec.options.dead_letter == "state_dir" else None,
             monotonic_ns=self.clock.monotonic_ns,

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 
 from nursery import PATIENCE, until
 
 from holdfast.model.delivery import Delivery
-from holdfast.model.share import Pace
 from holdfast.worker.intake import LETTERS, Intake
 
 
@@ -48,38 +46,6 @@ def test_idle_threads_share_what_came() -> None:
     shares = [taker.wait() for taker in four]
     assert sorted(delivery.seq for got in shares for delivery in got) == list(range(1, 21))
     assert [len(got) for got in shares] == [5, 5, 5, 5]
-
-
-class Patient(Pace):
-    """Ten messages are worth a transaction, and fewer wait for ever beside one that is under way."""
-
-    worth = 10  # type: ignore[assignment]
-
-    def wait(self, waiting: int, busy: int, waited: float) -> float:
-        return 3600.0 if busy > 0 and waiting < self.worth else 0.0
-
-
-def test_few_messages_are_left_to_those_that_work_already() -> None:
-    intake = Intake(500, threads=3, pace=Patient())
-    two = takers(intake, 2)  # and this thread works
-    intake.put(messages(3))
-    assert [delivery.seq for delivery in intake.take() or ()] == [1, 2, 3]
-    intake.put(messages(3))
-    intake.put(messages(7, first=4))
-    until(lambda: any(taker.done.is_set() for taker in two), "as many as are worth a transaction wake somebody")
-    (first,) = (taker for taker in two if taker.done.is_set())
-    assert len(first.wait() or ()) == 10
-    assert intake.drain() == []
-    assert [taker.wait() for taker in two if taker is not first] == [None]
-
-
-def test_a_message_does_not_wait_for_company_for_ever() -> None:
-    pace = Pace()
-    pace.learn(1, worked=0.0001, around=0.01)
-    intake = Intake(500, threads=2, pace=pace)
-    (other,) = takers(intake, 1)
-    intake.put([Delivery(2, b"x", time.monotonic_ns())])
-    assert len(other.wait() or ()) == 1
 
 
 def test_with_one_writer_one_thread_takes_all_up_to_a_batch() -> None:

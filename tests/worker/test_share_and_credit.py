@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.model.credit import Credit
-from holdfast.model.share import Pace, fitting, share
+from holdfast.model.share import fitting, share
 
 COUNT = st.integers(1, 2000)
 
@@ -23,31 +23,6 @@ COUNT = st.integers(1, 2000)
 )
 def test_a_share(waiting: int, idle: int, batch: int, one_writer: bool, taken: int) -> None:
     assert share(waiting, idle, batch, one_writer) == taken
-
-
-@pytest.mark.parametrize(("waiting", "worth", "taken"), [(8, 1, 1), (8, 5, 5), (3, 5, 3), (80, 5, 10), (80, 64, 9)])
-def test_a_share_is_worth_a_transaction(waiting: int, worth: int, taken: int) -> None:
-    assert share(waiting, 8, 9 if worth == 64 else 500, one_writer=False, worth=worth) == taken
-
-
-def test_what_is_worth_a_transaction_is_learned() -> None:
-    pace = Pace()
-    assert (pace.worth, pace.wait(1, 7, 0.0)) == (1, 0.0), "before anything is known"
-    pace.learn(10, worked=0.01, around=0.008)
-    assert pace.worth == 8
-    assert pace.wait(7, 1, 0.002) == pytest.approx(0.006)
-    assert pace.wait(7, 1, 0.009) == 0.0, "it has waited for as long as a transaction takes"
-    assert pace.wait(8, 1, 0.0) == 0.0, "worth one"
-    assert pace.wait(7, 0, 0.0) == 0.0, "nobody works"
-    pace.learn(1, worked=0.5, around=0.008)
-    for _ in range(50):
-        pace.learn(10, worked=0.01, around=0.008)
-    assert pace.worth == 1, "slow messages are not forgotten soon: nothing is put behind them"
-    for _ in range(500):
-        pace.learn(10, worked=0.01, around=0.008)
-    assert pace.worth == 8
-    pace.learn(10, worked=0.0, around=3.0)
-    assert pace.wait(1, 1, 0.0) == 0.02, "nobody waits longer for company"
 
 
 @pytest.mark.parametrize(

@@ -43,24 +43,20 @@ class Batch:
         self._draining = context.draining
         self._monotonic_ns = context.monotonic_ns
         self._fault = context.fault
-        self._pace = context.pace
 
     def run(self, group: Group[Item]) -> Outcome:
         """Try the group. Raises Undone when nothing of it happened, or nobody knows whether it did."""
-        clock = self._monotonic_ns
-        started = clock()
         transaction = self._weather.begin()
         try:
             self._fault("after-begin")
             runnable, outcome = self._ask_inbox(transaction, group.items)
             self._fault("after-inbox")
-            began = clock()
+            began = self._monotonic_ns()
             if self._calls.batch:
                 self._run_together(transaction, runnable, group)
             else:
                 outcome.late = self._run_each(transaction, runnable, group.way)
-            worked = clock() - began
-            outcome.brisk = 2 * worked < self._age_ns
+            outcome.brisk = 2 * (self._monotonic_ns() - began) < self._age_ns
             begun = runnable[: len(runnable) - len(outcome.late)]  # those not begun are the last
             outcome.done = [item for item in begun if item.failure is None]
             if outcome.done:
@@ -71,7 +67,6 @@ class Batch:
             roll_back(transaction)
             raise
         if outcome.done:
-            self._pace.learn(len(begun), worked / 1e9, (clock() - started - worked) / 1e9)
             self._fault("after-commit")
         return outcome
 
@@ -225,7 +220,6 @@ class Unstored:
         self._draining = context.draining
         self._monotonic_ns = context.monotonic_ns
         self._fault = context.fault
-        self._pace = context.pace
 
     def run(self, group: Group[Item]) -> Outcome:
         """Try the group, up to the first message that fails, whose client need not wait for the others."""

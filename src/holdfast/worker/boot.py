@@ -23,7 +23,6 @@ from holdfast.model.board import BoardWriter, ThreadBoard
 from holdfast.model.job import Job
 from holdfast.model.job_options import known_brokers
 from holdfast.model.options import JobOptions
-from holdfast.model.share import Pace
 from holdfast.model.spec import Work, WorkerSpec
 from holdfast.model.targets import Targets
 from holdfast.sources.base import OpenSource
@@ -64,7 +63,6 @@ class Boot:
     board_fd: int | None
     data_fd: int | None
     wake: WakeUp = field(default_factory=WakeUp)
-    pace: Pace = field(default_factory=Pace)
     activated: threading.Event = field(default_factory=threading.Event)
     draining: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -181,8 +179,9 @@ def _open_source(boot: Boot) -> None:
     spec, options = boot.spec, boot.spec.options
     if boot.work == "run":
         return
-    one_writer = boot.store is not None and boot.store.one_writer
-    boot.intake = intake = Intake(options.batch, threads=options.threads or 1, linger=options.linger, one_writer=one_writer, pace=boot.pace)
+    boot.intake = intake = Intake(
+        options.batch, threads=options.threads or 1, linger=options.linger, one_writer=boot.store is not None and boot.store.one_writer
+    )
     if options.source.partition(":")[0] in broker.SCHEMES:
         boot.source = _consumer(spec, options, intake, boot.channel)
         return
@@ -269,7 +268,6 @@ def _contexts(boot: Boot, pausing: Pausing) -> ContextFactory:
             wait=nap,
             breaker=breaker,
             lock=boot.lock,
-            pace=boot.pace,
             fault=boot.fault,
             letters=boot.letters,
             monotonic_ns=time.monotonic_ns,

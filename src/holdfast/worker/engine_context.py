@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.model.board import ThreadBoard
-from holdfast.model.share import Pace
 from holdfast.sources.base import Source
 from holdfast.stores.base import Connection, Store
 
@@ -29,7 +28,6 @@ class EngineContext:
     ]  # sleeps up to so many seconds and may run the job's reload(); returns False when draining. Nothing is begun then
     breaker: Any  # holdfast.model.breaker.Breaker, one per process, guarded by `lock`
     lock: threading.Lock
-    pace: Pace  # shared
     fault: Callable[[str], None]  # a fault point was reached
     letters: Any  # LetterFiles for dead_letter="state_dir" or jobs without store, else None
     monotonic_ns: Callable[[], int]

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from holdfast.model.delivery import Delivery
-from holdfast.model.share import Pace, share
+from holdfast.model.share import share
 
 #: What `take` returns when a thread is to look for dead letters that are marked for another try.
 LETTERS: Sequence[Delivery] = ()
@@ -19,13 +19,11 @@ STIRRED: Sequence[Delivery] = []
 class Intake:
     """Filled by the I/O loop, emptied by the handler threads, each taking its share. Safe from any thread."""
 
-    def __init__(self, batch: int, *, threads: int = 1, linger: float = 0.0, one_writer: bool = False, pace: Pace | None = None) -> None:
+    def __init__(self, batch: int, *, threads: int = 1, linger: float = 0.0, one_writer: bool = False) -> None:
         self._batch = batch
         self._threads = threads
         self._linger = linger
         self._one_writer = one_writer
-        self._pace = pace or Pace()
-        self._watched = False  # by an idle thread that leaves what waits to others, for a moment
         self._waiting: deque[Delivery] = deque()
         self._alone: deque[Delivery] = deque()
         self._alone_with = 0  # the thread that has one of these; everybody else waits
@@ -39,7 +37,7 @@ class Intake:
         """Let these wait for a thread."""
         with self._changed:
             self._waiting.extend(deliveries)
-            self._changed.notify(1 if self._one_writer else -(-len(deliveries) // self._pace.worth))
+            self._changed.notify(1 if self._one_writer else len(deliveries))
 
     def put_alone(self, delivery: Delivery) -> None:
         """Let this one be handled while no other is: it may kill the process."""
@@ -114,10 +112,7 @@ class Intake:
                     continue
                 if self._letters:  # first: under load there is always a message that waits
                     self._letters = False
-                    self._changed.notify()  # as above
                     return LETTERS
-                if self._waiting and self._leaves_it_to_others():
-                    continue
                 if self._waiting:
                     self._wait_for_more()
                 if self._waiting and not self._paused and not self._draining:
@@ -131,22 +126,6 @@ class Intake:
             self._alone_with = 0
         self._changed.notify_all()
 
-    def _leaves_it_to_others(self) -> bool:
-        """Whether what waits is not worth a transaction beside those under way; then it has slept, one thread with an eye on the clock."""
-        waited = (time.monotonic_ns() - self._waiting[0].received_ns) / 1e9
-        left = self._pace.wait(len(self._waiting), self._threads - self._idle, waited)
-        if not left:
-            return False
-        if self._watched:
-            self._changed.wait()
-            return True
-        self._watched = True
-        try:
-            self._changed.wait(left)
-        finally:
-            self._watched = False
-        return True
-
     def _wait_for_more(self) -> None:
         """Linger for a fuller batch."""
         until = time.monotonic() + self._linger if self._linger else 0.0
@@ -156,7 +135,7 @@ class Intake:
                 return
 
     def _share(self) -> list[Delivery]:
-        number = share(len(self._waiting), self._idle, self._batch, self._one_writer, self._pace.worth)
+        number = share(len(self._waiting), self._idle, self._batch, self._one_writer)
         taken = [self._waiting.popleft() for _ in range(number)]
         if self._waiting:
             # Whoever was told of these may have found nothing, or only a part; idle threads must not sleep beside waiting messages.
