@@ -121,7 +121,7 @@ def test_a_worker_that_is_stopped_and_continued_acknowledges_nothing_old(make: M
     os.kill(worker, signal.SIGSTOP)
     try:
         ids += stage.broker.publish(stage.queue, [b"work"] * 50, "b")
-        eventually(lambda: stage.broker.depth(stage.queue) == 50, "the broker has taken back what it had sent")
+        eventually(lambda: stage.broker.depth(stage.queue) >= 50, "the broker has taken back what was not acknowledged")
     finally:
         os.kill(worker, signal.SIGCONT)
     stage.done(ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import socket
 import threading
@@ -13,13 +14,23 @@ Message = dict[str, str]
 
 
 class ServiceManager:
-    """Has a socket at `address`, a path or '@' and a name, and reads it, from `read` on. `heard`: every message that was looked at."""
+    """Has a socket at `address`, a path or '@' and a name, and reads it, from `read` on. `heard`: every message that was looked at.
 
-    def __init__(self, address: str) -> None:
+    With `full`, for a path, there was never room in it for anything before it is read.
+    """
+
+    def __init__(self, address: str, *, full: bool = False) -> None:
         self.address = address
         self.heard: list[Message] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind("\0" + address[1:] if address[0] == "@" else address)
+        self._place = "\0" + address[1:] if address[0] == "@" else address
+        if full:
+            unknown = address + ".full"
+            self._socket.bind(unknown)
+            _fill(unknown)
+            os.rename(unknown, address)
+        else:
+            self._socket.bind(self._place)
         self._came: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -37,15 +48,6 @@ class ServiceManager:
         self._thread.start()
         return self
 
-    def fill(self) -> None:
-        """Leave no room for anything in the socket, which is not read."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
-            try:
-                while True:
-                    sock.sendto(b"X=1", self._socket.getsockname())
-            except BlockingIOError:
-                return
-
     def until(self, word: str) -> Message:
         """The next message with this assignment, or with this name in one; AssertionError when none comes."""
         while (message := self._next(PATIENCE)) is not None:
@@ -57,7 +59,7 @@ class ServiceManager:
         """What was said until now and not looked at."""
         before = len(self.heard)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.sendto(b"UNTIL=now", self._socket.getsockname())
+            sock.sendto(b"UNTIL=now", self._place)
         self.until("UNTIL=now")
         return self.heard[before:-1]
 
@@ -81,3 +83,12 @@ class ServiceManager:
     def _run(self) -> None:
         while data := self._socket.recv(1 << 16):
             self._came.put(data)
+
+
+def _fill(address: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+        try:
+            while True:
+                sock.sendto(b"X=1", address)
+        except BlockingIOError:
+            return

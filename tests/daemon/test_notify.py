@@ -129,8 +129,7 @@ def test_a_manager_that_cannot_be_told_stops_nothing(make: Make) -> None:
     with _unit(daemon, address) as unit:
         eventually(lambda: (daemon.folder / "run" / "t.sock").exists(), "it can be asked")
         assert daemon.ask("wait")["exit"] == 0
-        with ServiceManager(address) as manager:
-            manager.fill()
+        with ServiceManager(address, full=True) as manager:
             assert daemon.ask("reload")["exit"] == 0
             assert daemon.status()["generation"] == 2  # it has tried to tell
             manager.read()
