@@ -257,6 +257,21 @@ def test_a_hundred_threads_do_not_run_the_server_over(opened: Callable[..., Any]
 # What the server says
 
 
+def test_an_index_is_made_once_on_mysql_too(opened: Callable[..., Any], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "postgresql":
+        return
+    store = opened()
+    store.connect().close()
+    monkeypatch.setattr(store.engine.dialect, "is_mariadb", False)
+    table = "CREATE TABLE IF NOT EXISTS fee (a INTEGER, b INTEGER)"
+    for _ in range(2):
+        store.install(
+            f"{table}; CREATE INDEX IF NOT EXISTS one ON fee (a); create unique index if not exists two on fee (b)", lambda db: None
+        )
+    with pytest.raises(AppError, match="uplicate key name"):
+        store.install("CREATE INDEX one ON fee (a)", lambda db: None)
+
+
 def test_limits_of_a_session(opened: Callable[..., Any], kind: str) -> None:
     connection = opened(timeout=9.0).connect()
     db = connection.begin().db

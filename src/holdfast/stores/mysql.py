@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import ssl
 import time
@@ -26,6 +27,8 @@ _TRANSIENT = {_DEADLOCK, _LOCK_WAIT, 1020, 1317, 1412, 1614, 1689, 1969, 3024, 3
 _AWAY = {3, 1021, 1028, 1037, 1038, 1040, 1041, 1044, 1045, 1049, 1114, 1129, 1130, 1203, 1226, 1290, 1698, 1792, 1836, 3100}
 _LOST = {0, 1053, 1077, 1079, 1080, 1152, 1156, 1157, 1158, 1159, 1160, 1161, 1184, 1927, 3159, 4031}
 _DENIED = {1044, 1142, 1227}
+_INDEX_IS_THERE = 1061
+_IF_IT_IS_NOT = re.compile(r"^(\s*CREATE\s+(?:\w+\s+)?INDEX\s+)IF\s+NOT\s+EXISTS\s+", re.IGNORECASE)
 _LOCK_SECONDS, _CLAIM_SECONDS = 5.0, 2
 _TLS_WORDS = ("ssl", "ssl_ca", "ssl_cert", "ssl_key", "ssl_check_hostname")
 _LONG_ENOUGH = 4 << 20
@@ -70,8 +73,7 @@ class MysqlInbox(Inbox):
 
     def _impatient(self) -> str:
         """MariaDB takes a limit for one statement."""
-        maria = getattr(self._connection.dialect, "is_mariadb", False)
-        return f"SET STATEMENT innodb_lock_wait_timeout={_CLAIM_SECONDS} FOR " if maria else ""
+        return f"SET STATEMENT innodb_lock_wait_timeout={_CLAIM_SECONDS} FOR " if _is_mariadb(self._connection) else ""
 
     def _contested(self, error: Exception) -> bool:
         return _code(error) == _LOCK_WAIT
@@ -157,6 +159,15 @@ class MysqlStore(ServerStore):
                 where="store",
                 remedy="leave ssl=false out of its URL, or pip install cryptography",
             ) from error
+
+    def _make(self, core: sqlalchemy.Connection, sql: str) -> None:
+        """MySQL knows no CREATE INDEX IF NOT EXISTS: there it is made, and that it is there already is no error."""
+        plain = sql if _is_mariadb(core) else _IF_IT_IS_NOT.sub(r"\1", sql)
+        try:
+            super()._make(core, plain)
+        except AppError as error:
+            if plain == sql or _code(error.__cause__) != _INDEX_IS_THERE:
+                raise
 
     def fault(self, error: BaseException) -> Fault:
         """Classify by the server's error number; those from 2000 to 2999 are the client's, about its connection."""
@@ -301,6 +312,11 @@ def _tls(wanted: dict[str, str]) -> dict[str, Any]:
         raise ConfigurationError(f"the certificates of the store cannot be read: {error.strerror or error}", where="store") from error
     context.check_hostname = wanted.get("ssl_check_hostname", "true") != "false"
     return {"ssl": context}
+
+
+def _is_mariadb(core: sqlalchemy.Connection) -> bool:
+    """Else it is MySQL."""
+    return bool(getattr(core.dialect, "is_mariadb", False))
 
 
 def _code(error: BaseException | None) -> int | None:
