@@ -20,10 +20,11 @@ def test_one_has_it_until_it_is_given_back(store: Any, opened: Callable[..., Any
 
 
 @pytest.mark.parametrize("kind", ["mariadb", "postgresql"], indirect=True)
-def test_who_says_nothing_loses_it(opened: Callable[..., Any]) -> None:
+def test_who_says_nothing_loses_it(opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that stands still, or is cut off: its session may live for hours."""
-    hold = opened(timeout=1.0).hold("relay Fee")
-    taken = eventually(lambda: opened().hold("relay Fee"), "another one has it")
+    monkeypatch.setattr("holdfast.stores.hold.HOLD_SECONDS", 2.0)
+    hold, other = opened().hold("relay Fee"), opened()
+    taken = eventually(lambda: other.hold("relay Fee"), "another one has it")
     assert not hold.held()
     taken.release()
     hold.release()
