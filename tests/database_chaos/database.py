@@ -115,7 +115,7 @@ def end_sessions(one: Trial) -> None:
 def _slow(one: Trial, clients: Crowd, rounds: int) -> None:
     """Each answer of the database takes 2 s (0.4 s in the short form): memory stays bounded."""
     one.answered(clients, 200)
-    ingress = next(pid for pid in one.daemon.processes() if b"process.py\0ingress\0" in command_line(pid))
+    ingress = next(pid for pid, name in one.daemon.processes().items() if name == "hf:ingress")
     before = rss(ingress)
     one.proxy.slow(2.0 if rounds > 1 else 0.4)
     one.answered(clients, 20)
@@ -124,13 +124,6 @@ def _slow(one: Trial, clients: Crowd, rounds: int) -> None:
     one.answered(clients, 300)
     one.note = f"ingress grew by {grown >> 10} KiB"
     assert grown < 32 << 20
-
-
-def command_line(pid: int) -> bytes:
-    """Empty when it has gone."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
 
 
 def rss(pid: int) -> int:

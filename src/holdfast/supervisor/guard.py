@@ -45,7 +45,6 @@ def main(arguments: Sequence[str]) -> int:
     if flags.report is not None:
         os.set_inheritable(flags.report, False)
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
-    process.prctl(process.PR_SET_NAME, b"hf:guard")
     os.chdir("/")
     document = json.loads(from_memfd(flags.boot))
     os.umask(int(document["guarding"]["umask"], 8))
