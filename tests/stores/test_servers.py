@@ -15,7 +15,7 @@ from holdfast.errors import AppError, ConfigurationError, UnavailableError
 from holdfast.model.delivery import DONE
 from holdfast.stores import mysql, open_store, postgresql, server
 from holdfast.stores.base import Claim, Fault, Verdict
-from holdfast.testing import Proxy
+from holdfast.testing import Proxy, eventually
 from holdfast.testing.databases import Databases, query
 
 SERVERS = ["mariadb", "postgresql"]
@@ -181,8 +181,11 @@ def test_an_old_connection_is_replaced(proxied: Any, monkeypatch: pytest.MonkeyP
     connection.close()
 
 
-def deadlock(patient: Callable[..., Any]) -> tuple[Any, Any, Any]:
-    """Two transactions that want each other's rows; the victim's connection, its transaction, and its error, caught in a savepoint."""
+def deadlock(patient: Callable[..., Any]) -> tuple[Any, Any, Any, threading.Thread]:
+    """Two transactions that want each other's rows; the victim's connection, its transaction, and its error, caught in a savepoint.
+
+    The thread of the other one ends, and its transaction, when it has got what it wants.
+    """
     patient().install(TABLE, lambda db: db.execute("INSERT INTO account VALUES (:n, 1)", [{"n": "a"}, {"n": "b"}]))
     connections = [patient().connect(), patient().connect()]
     transactions = [connection.begin() for connection in connections]
@@ -195,23 +198,23 @@ def deadlock(patient: Callable[..., Any]) -> tuple[Any, Any, Any]:
                 transactions[index].db.execute(update, {"n": "ba"[index]})
         except Exception as error:
             errors[index] = error
+        else:
+            transactions[index].rollback()
+            connections[index].close()
 
     for index in (0, 1):
         transactions[index].begin_message()
         transactions[index].db.execute(update, {"n": "ab"[index]})
-    threads = [threading.Thread(target=cross, args=(index,)) for index in (0, 1)]
+    threads = [threading.Thread(target=cross, args=(index,), daemon=True) for index in (0, 1)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    eventually(lambda: any(errors), "one of them is the victim")
     victim = next(index for index in (0, 1) if "deadlock" in str([errors[index], transactions[index].lost]).lower())
-    transactions[1 - victim].rollback()
-    connections[1 - victim].close()
-    return connections[victim], transactions[victim], errors[victim]
+    return connections[victim], transactions[victim], errors[victim], threads[1 - victim]
 
 
 def test_a_deadlocks_victim_is_told_from_its_batch_and_gets_another_connection(patient: Callable[..., Any], kind: str) -> None:
-    connection, transaction, error = deadlock(patient)
+    connection, transaction, error, other = deadlock(patient)
     if kind == "mariadb":  # all of the transaction is gone, savepoint or not; in PostgreSQL the savepoint alone
         assert connection.store.fault(transaction.lost) is Fault.TRANSIENT
         assert "gone" in transaction.proof()
@@ -222,6 +225,7 @@ def test_a_deadlocks_victim_is_told_from_its_batch_and_gets_another_connection(p
     transaction.rollback()
     connection.begin().rollback()
     assert connection.core is not core
+    other.join()
     connection.close()
 
 
