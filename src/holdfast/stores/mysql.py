@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy
 
-from holdfast.errors import ConfigurationError
+from holdfast.errors import AppError, ConfigurationError
 from holdfast.model.delivery import DONE
 from holdfast.stores.base import Claim, Fault
 from holdfast.stores.inbox import ROWS_A_STATEMENT, Inbox
@@ -145,6 +145,18 @@ class MysqlStore(ServerStore):
                 cursor.execute(f"SET SESSION wait_timeout = {self._idle}")
         finally:
             cursor.close()
+
+    def open(self) -> sqlalchemy.Connection:
+        try:
+            return super().open()
+        except RuntimeError as error:  # PyMySQL's way to say that it needs another package
+            if "cryptography" not in str(error):
+                raise
+            raise AppError(
+                "the store's server takes this password over TLS only, or with the package cryptography",
+                where="store",
+                remedy="leave ssl=false out of its URL, or pip install cryptography",
+            ) from error
 
     def fault(self, error: BaseException) -> Fault:
         """Classify by the server's error number; those from 2000 to 2999 are the client's, about its connection."""
