@@ -83,7 +83,7 @@ class Source(threading.Thread):
 class Trial(Stage):
     """A daemon between two proxies: one before the broker, one before its database."""
 
-    def __init__(self, folder: Path, broker: Broker, services: Services, kind: str, databases: Databases) -> None:
+    def __init__(self, folder: Path, broker: Broker, services: Services, kind: str, databases: Databases, heartbeat: int) -> None:
         self.kind, self.services, self.url, self.note = kind, services, databases.make(kind), ""
         place = sqlalchemy.make_url(self.url)
         assert place.host
@@ -91,7 +91,7 @@ class Trial(Stage):
         self.base = Proxy(place.host, place.port)
         plain = {"sslmode": "disable"} if kind == "postgresql" else {"ssl": "false"}
         store = place.set(port=self.base.port).update_query_dict(plain).render_as_string(hide_password=False)
-        super().__init__(folder, broker, store=store, toml="[jobs.Add]\nprocesses = 2\ncrash_limit = 1000\n")
+        super().__init__(folder, broker, store=store, toml="[jobs.Add]\nprocesses = 2\ncrash_limit = 1000\n", heartbeat=heartbeat)
 
     def close(self) -> None:
         super().close()
@@ -232,7 +232,7 @@ SCENARIOS: dict[str, Harm] = {
 def run(fault: str, kind: str, services: Services, databases: Databases, rounds: int = 1) -> Result:
     """One scenario on one database server."""
     with tempfile.TemporaryDirectory(prefix="holdfast-chaos-") as name:
-        one = Trial(Path(name), Broker(services.url("rabbitmq")), services, kind, databases)
+        one = Trial(Path(name), Broker(services.url("rabbitmq")), services, kind, databases, 2 if fault == "black-hole" else 600)
         try:
             one.daemon.start()
             with Source(one.broker, one.queue) as source:

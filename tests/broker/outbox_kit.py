@@ -20,7 +20,7 @@ from holdfast import Daemon, Job
 class Teller(Job):
     source = "zmq+rep://127.0.0.1:{port}"
     store = "{store}"
-    outbox = "amqp://guest:guest@127.0.0.1:{broker}/?heartbeat=2"
+    outbox = "amqp://guest:guest@127.0.0.1:{broker}/?heartbeat=600"
     {more}
 
     def handle(self, message, db):

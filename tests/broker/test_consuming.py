@@ -60,8 +60,9 @@ def test_attempts_survive_the_daemon(make: Make) -> None:
     eventually(lambda: stage.job["retried"] == 1, "it was put off")
     assert stage.daemon.run("stop").returncode == 0
     stage.daemon.start()
-    eventually(lambda: stage.job["dead"] == 1, "its second try was the last")
-    assert "not yet" in stage.daemon.run("failed", "list").stdout
+    # The letter, not the count of this start: it may have died before the stop, if that came late.
+    eventually(lambda: "not yet" in stage.daemon.run("failed", "list").stdout, "its second try was the last")
+    assert stage.job["retried"] == 0
     stage.empty()
 
 

@@ -31,7 +31,7 @@ def test_a_broker_that_hangs_up_at_once_is_asked_again() -> None:
         link.open()
         for times in range(1, 4):
             _reset_next(loop, listener)
-            assert loop.wait(float("inf"), lambda times=times: len(downs) == times)
+            assert loop.wait(float("inf"), lambda times=times: len(downs) >= times)
             assert link.trouble
         link.close()
 
@@ -44,7 +44,7 @@ def test_the_next_node_of_a_cluster_is_asked_after_a_failure() -> None:
         link.open()
         for times, node in enumerate((one, two, one), 1):
             _reset_next(loop, node)
-            assert loop.wait(float("inf"), lambda times=times: len(downs) == times)
+            assert loop.wait(float("inf"), lambda times=times: len(downs) >= times)
         link.close()
 
 

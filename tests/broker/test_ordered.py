@@ -56,7 +56,7 @@ def test_a_key_that_forks_does_the_work_once(make: Make) -> None:
     app = app.replace("        db.execute(", '        open("pids", "a").write("%d " % os.getpid())\n        db.execute(', 1)
     stage = make(app=app, toml=f"{TOML}inbox = false\n", query="&single_active_consumer=true")
     stage.daemon.start()
-    (worker,) = stage.daemon.workers()
+    (worker,) = eventually(stage.daemon.workers, "a worker")
     stage.done(stage.broker.publish(stage.queue, [b"work a", b"work b", b"work a"]))
     stage.empty()
     assert (stage.daemon.folder / "pids").read_text().split() == 3 * [str(worker["pid"])]

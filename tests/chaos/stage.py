@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -79,7 +80,7 @@ class Stage:
 
     def kill(self, pid: int) -> None:
         """SIGKILL, unless it has just gone by itself."""
-        if pid in self.daemon.processes():
+        with suppress(AssertionError, ProcessLookupError):
             self.daemon.kill(pid)
 
     def until(self, look: Callable[[], object], what: str) -> None:

@@ -124,7 +124,7 @@ def _busy_port(daemon: DaemonProcess) -> socket.socket:
 
 
 BROKEN: dict[str, tuple[Callable[[DaemonProcess], object], str]] = {
-    "broken TOML": (lambda d: _toml(d, "[daemon\n"), "holdfast.toml:8" if os.geteuid() == 0 else "holdfast.toml:7"),  # root says who
+    "broken TOML": (lambda d: _toml(d, "[daemon\n"), "holdfast.toml:9" if os.geteuid() == 0 else "holdfast.toml:8"),  # root says who
     "unknown key": (lambda d: _toml(d, 'probtion = "1s"\n'), "did you mean 'probation'"),
     "wrong value": (lambda d: _toml(d, '[jobs.Add]\nprocesses = "many"\n'), "jobs.Add.processes"),
     "no such job": (lambda d: _toml(d, "[jobs.Nobody]\n"), "Nobody"),

@@ -96,7 +96,7 @@ class Trial:
         place = place.set(port=self.proxy.port, **(ordinary_user(self.url) if kind == "mariadb" else {}))
         self.store = place.update_query_dict(plain).render_as_string(hide_password=False)
         self.port = free_port()
-        values = {"processes": 2, "timeout": "4s", "store": self.store, **more}
+        values = {"processes": 2, "timeout": "6s", "store": self.store, **more}
         self.daemon = DaemonProcess(folder, APP.format(port=self.port, **values), environ=more.get("environ"))
         self.note = ""
 

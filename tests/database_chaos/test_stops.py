@@ -17,6 +17,7 @@ from holdfast.testing import DaemonProcess, Proxy, eventually, free_port
 from holdfast.testing.databases import Databases, query
 
 APP = """
+import os, time
 from holdfast import Job
 
 class Add(Job):
@@ -24,7 +25,7 @@ class Add(Job):
     store = "{store}"
     schema = '''CREATE TABLE IF NOT EXISTS account (name VARCHAR(60), volume INTEGER);
                 CREATE TABLE IF NOT EXISTS gate (n INTEGER)'''
-    threads = 2
+    threads = 1  # another one would look for dead letters now and then, with a COMMIT of its own
     timeout = "300s"  # nothing but the stop itself ends the wait
 
     def identity(self, message):
@@ -33,6 +34,10 @@ class Add(Job):
     def handle(self, message, db):
         db.execute("INSERT INTO account VALUES (:n, 1)", {{"n": message.text}})
         db.execute("UPDATE gate SET n = n + 1")
+        if message.text == "held":
+            open("{folder}/begun", "w").close()
+            while not os.path.exists("{folder}/go"):
+                time.sleep(0.005)
 """
 _LOCK_WAITS = {
     "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()",
@@ -53,7 +58,8 @@ class Stage:
         plain = {"sslmode": "disable"} if kind == "postgresql" else {"ssl": "false"}
         store = place.set(port=self.proxy.port).update_query_dict(plain).render_as_string(hide_password=False)
         self.port = free_port()
-        self.daemon = DaemonProcess(folder, APP.format(port=self.port, store=store))
+        self.begun, self.go = folder / "begun", folder / "go"
+        self.daemon = DaemonProcess(folder, APP.format(port=self.port, store=store, folder=folder))
 
     @contextmanager
     def running(self, stop_timeout: str) -> Iterator[subprocess.Popen[str]]:
@@ -95,9 +101,11 @@ class Stage:
             if where == "connect":
                 self.proxy.stall()
                 self.proxy.cut()
-            elif where != "lock":
-                self.proxy.stall_at(b"COMMIT", delivered=where == "commit, done")
             with self.asking("held") as sock:
+                if where.startswith("commit"):
+                    eventually(self.begun.exists, "it is handled")
+                    self.proxy.stall_at(b"COMMIT", delivered=where == "commit, done")
+                self.go.touch()
                 self.is_blocked(where, connections)
                 yield sock
         self.proxy.heal()

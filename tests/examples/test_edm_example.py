@@ -20,6 +20,7 @@ from holdfast.testing import DaemonProcess, eventually, free_port
 from servers_kit import Services
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "edm"
+PATIENCE = 60.0  # seconds in which a mail server answers
 
 
 class Inbox:
@@ -49,7 +50,7 @@ class Inbox:
 @pytest.fixture
 def smtp() -> Iterator[tuple[Inbox, int]]:
     inbox, port = Inbox(), free_port()
-    controller = Controller(inbox, hostname="127.0.0.1", port=port)
+    controller = Controller(inbox, hostname="127.0.0.1", port=port, ready_timeout=PATIENCE)
     controller.start()
     yield inbox, port
     controller.stop()
@@ -135,7 +136,7 @@ def test_another_mail_server_is_taken_in_place(edm: Edm, smtp: tuple[Inbox, int]
     eventually(lambda: old.ids() == ["<before@edm>"], "it is sent")
     pids = [worker["pid"] for worker in edm.daemon.workers()]
     new, port = Inbox(), free_port()
-    controller = Controller(new, hostname="127.0.0.1", port=port)
+    controller = Controller(new, hostname="127.0.0.1", port=port, ready_timeout=PATIENCE)
     controller.start()
     try:
         edm.point_at(port)

@@ -348,7 +348,7 @@ def test_many_hosts_make_the_tables_at_once(opened: Callable[..., Any], url: str
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=install, args=(opened(),)) for _ in range(4)]
+    threads = [threading.Thread(target=install, args=(opened(timeout=90.0),)) for _ in range(4)]  # each waits for the others
     for thread in threads:
         thread.start()
     for thread in threads:

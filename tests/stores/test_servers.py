@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,9 +13,9 @@ import sqlalchemy
 
 from holdfast.errors import AppError, ConfigurationError, UnavailableError
 from holdfast.model.delivery import DONE
-from holdfast.stores import open_store, server
+from holdfast.stores import mysql, open_store, postgresql, server
 from holdfast.stores.base import Claim, Fault, Verdict
-from holdfast.testing import Proxy
+from holdfast.testing import Proxy, eventually
 from holdfast.testing.databases import Databases, query
 
 SERVERS = ["mariadb", "postgresql"]
@@ -27,8 +28,16 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def proxied(url: str, opened: Callable[..., Any]) -> Iterator[tuple[Proxy, Any]]:
+def patient(kind: str, opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Opens stores that wait for a lock for longer than any machine stands still."""
+    monkeypatch.setattr({"mariadb": mysql, "postgresql": postgresql}[kind], "_LOCK_SECONDS", 60.0)
+    return partial(opened, timeout=180.0)
+
+
+@pytest.fixture
+def proxied(url: str, opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Proxy, Any]]:
     """A store behind a proxy, its tables made."""
+    monkeypatch.setattr(server, "GONE_WITHIN", 60.0)
     opened().install(TABLE, lambda db: None)
     place = sqlalchemy.make_url(url)
     assert place.host
@@ -36,7 +45,7 @@ def proxied(url: str, opened: Callable[..., Any]) -> Iterator[tuple[Proxy, Any]]
     with Proxy(place.host, place.port) as proxy:
         plain = {"sslmode": "disable"} if place.drivername == "postgresql" else {"ssl": "false"}  # words that the proxy can read
         through = place.set(port=proxy.port).update_query_dict(plain)
-        store = open_store(through.render_as_string(hide_password=False), "Fee", timeout=2.0)
+        store = open_store(through.render_as_string(hide_password=False), "Fee", timeout=30.0)
         yield proxy, store
         store.close()
 
@@ -87,6 +96,15 @@ def sessions(kind: str, url: str, mark: str) -> int:
     return int(query(url, f"SELECT IS_USED_LOCK('{mark}') IS NOT NULL")[0][0])
 
 
+def be_impatient(connection: Any) -> None:
+    """From now on it waits for an answer no longer than a second; its session's own limits stay. mysqlclient is told when it connects."""
+    driver = connection.core.connection.driver_connection
+    if isinstance(driver, postgresql.LimitedConnection):
+        driver.limit = 1.0
+    elif hasattr(driver, "_read_timeout"):
+        driver._read_timeout = 1.0
+
+
 def test_the_session_of_a_lost_connection_is_ended_and_its_locks_are_free(proxied: Any, kind: str, url: str) -> None:
     """A black hole: neither end hears of it, the server holds the locks until we end its session."""
     proxy, store = proxied
@@ -94,12 +112,13 @@ def test_the_session_of_a_lost_connection_is_ended_and_its_locks_are_free(proxie
     transaction = connection.begin()
     work(transaction, "a")
     mark = connection._mark
+    be_impatient(connection)
     proxy.stall()
     assert failing(store, lambda: transaction.db.execute("SELECT 1")) is Fault.LOST
     transaction.rollback()
     assert sessions(kind, url, mark) == 1
     proxy.truncate(0)  # what is held back never comes through: these connections end when they are let go on
-    straight = open_store(url, "Fee", timeout=2.0)
+    straight = open_store(url, "Fee", timeout=30.0)
     connection.store = straight
     again = connection.begin()
     assert sessions(kind, url, mark) == 0
@@ -110,9 +129,9 @@ def test_the_session_of_a_lost_connection_is_ended_and_its_locks_are_free(proxie
     assert query(url, "SELECT name, volume FROM account") == [("a", 1)]
 
 
-def test_a_redelivery_waits_for_a_commit_that_is_under_way(url: str, opened: Callable[..., Any]) -> None:
-    opened().install(TABLE, lambda db: None)
-    first, second = opened().connect(), opened().connect()
+def test_a_redelivery_waits_for_a_commit_that_is_under_way(url: str, patient: Callable[..., Any]) -> None:
+    patient().install(TABLE, lambda db: None)
+    first, second = patient().connect(), patient().connect()
     transaction = first.begin()
     work(transaction, "a", None)
     found: list[Verdict] = []
@@ -122,7 +141,7 @@ def test_a_redelivery_waits_for_a_commit_that_is_under_way(url: str, opened: Cal
     asking.join(0.3)
     assert asking.is_alive()
     transaction.commit()
-    asking.join(30)
+    asking.join()
     assert found == [Verdict.DONE]
     again.rollback()
     first.close()
@@ -162,10 +181,13 @@ def test_an_old_connection_is_replaced(proxied: Any, monkeypatch: pytest.MonkeyP
     connection.close()
 
 
-def deadlock(opened: Callable[..., Any]) -> tuple[Any, Any, Any]:
-    """Two transactions that want each other's rows; the victim's connection, its transaction, and its error, caught in a savepoint."""
-    opened().install(TABLE, lambda db: db.execute("INSERT INTO account VALUES (:n, 1)", [{"n": "a"}, {"n": "b"}]))
-    connections = [opened().connect(), opened().connect()]
+def deadlock(patient: Callable[..., Any]) -> tuple[Any, Any, Any, threading.Thread]:
+    """Two transactions that want each other's rows; the victim's connection, its transaction, and its error, caught in a savepoint.
+
+    The thread of the other one ends, and its transaction, when it has got what it wants.
+    """
+    patient().install(TABLE, lambda db: db.execute("INSERT INTO account VALUES (:n, 1)", [{"n": "a"}, {"n": "b"}]))
+    connections = [patient().connect(), patient().connect()]
     transactions = [connection.begin() for connection in connections]
     errors: list[Any] = [None, None]
     update = "UPDATE account SET volume = 2 WHERE name = :n"
@@ -176,23 +198,23 @@ def deadlock(opened: Callable[..., Any]) -> tuple[Any, Any, Any]:
                 transactions[index].db.execute(update, {"n": "ba"[index]})
         except Exception as error:
             errors[index] = error
+        else:
+            transactions[index].rollback()
+            connections[index].close()
 
     for index in (0, 1):
         transactions[index].begin_message()
         transactions[index].db.execute(update, {"n": "ab"[index]})
-    threads = [threading.Thread(target=cross, args=(index,)) for index in (0, 1)]
+    threads = [threading.Thread(target=cross, args=(index,), daemon=True) for index in (0, 1)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join(30)
+    eventually(lambda: any(errors), "one of them is the victim")
     victim = next(index for index in (0, 1) if "deadlock" in str([errors[index], transactions[index].lost]).lower())
-    transactions[1 - victim].rollback()
-    connections[1 - victim].close()
-    return connections[victim], transactions[victim], errors[victim]
+    return connections[victim], transactions[victim], errors[victim], threads[1 - victim]
 
 
-def test_a_deadlocks_victim_is_told_from_its_batch_and_gets_another_connection(opened: Callable[..., Any], kind: str) -> None:
-    connection, transaction, error = deadlock(opened)
+def test_a_deadlocks_victim_is_told_from_its_batch_and_gets_another_connection(patient: Callable[..., Any], kind: str) -> None:
+    connection, transaction, error, other = deadlock(patient)
     if kind == "mariadb":  # all of the transaction is gone, savepoint or not; in PostgreSQL the savepoint alone
         assert connection.store.fault(transaction.lost) is Fault.TRANSIENT
         assert "gone" in transaction.proof()
@@ -203,6 +225,7 @@ def test_a_deadlocks_victim_is_told_from_its_batch_and_gets_another_connection(o
     transaction.rollback()
     connection.begin().rollback()
     assert connection.core is not core
+    other.join()
     connection.close()
 
 

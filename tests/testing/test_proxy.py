@@ -89,6 +89,20 @@ def test_cut_resets_and_refuses(client: socket.socket, proxy: Proxy) -> None:
         assert read(other, 1) == b"b"
 
 
+def test_who_is_let_in_while_it_is_cut_is_refused(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = socket.create_connection
+
+    def cut_meanwhile(place: tuple[str, int], patience: float) -> socket.socket:
+        if place[1] != proxy.port:
+            proxy.cut(refuse=True)
+        return connect(place, patience)
+
+    monkeypatch.setattr(socket, "create_connection", cut_meanwhile)
+    with pytest.raises(OSError):
+        _talk(proxy)
+    assert proxy.connections == 0
+
+
 def test_a_stalled_connection_goes_on_where_it_was(client: socket.socket, proxy: Proxy, echo: Echo) -> None:
     proxy.stall()
     client.sendall(b"held")

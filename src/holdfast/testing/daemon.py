@@ -46,7 +46,10 @@ def eventually(look: Callable[[], Any], what: str, patience: float = PATIENCE) -
 
 
 class DaemonProcess:
-    """`holdfast` commands for one app in one folder. As a context manager it sees to it that nothing is left."""
+    """`holdfast` commands for one app in one folder. As a context manager it sees to it that nothing is left.
+
+    It has 90 s to start, unless `toml` says otherwise: a machine that runs tests may have much else to do.
+    """
 
     def __init__(
         self, folder: Path, app: str, *, toml: str = "", environ: Mapping[str, str] | None = None, python: str = sys.executable
@@ -56,7 +59,8 @@ class DaemonProcess:
         self.file = folder / "app.py"
         self.file.write_text(app)
         user = 'user = "root"\n' if os.geteuid() == 0 and "user =" not in toml else ""
-        head = f'[daemon]\nname = "t"\napp = "app.py"\nrun_dir = "run"\nstate_dir = "state"\n{user}'
+        limit = 'start_timeout = "90s"\n' if "start_timeout" not in toml else ""
+        head = f'[daemon]\nname = "t"\napp = "app.py"\nrun_dir = "run"\nstate_dir = "state"\n{user}{limit}'
         self.toml = folder / "holdfast.toml"
         self.toml.write_text(head + toml)
         mine = {k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_")}

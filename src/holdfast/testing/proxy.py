@@ -119,11 +119,20 @@ class Proxy:
             for end in (client, server):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             link = _Link(client, server)
-            with self._changed:
-                self._links.add(link)
-                self.accepted += 1
+            if not self._admit(link):
+                link.reset()
+                continue
             for source, target, direction in ((client, server, "up"), (server, client, "down")):
                 threading.Thread(target=self._pump, args=(link, source, target, direction), name="proxy", daemon=True).start()
+
+    def _admit(self, link: _Link) -> bool:
+        """False when everything was cut while the server was asked."""
+        with self._changed:
+            if self._refusing or self._closed:
+                return False
+            self._links.add(link)
+            self.accepted += 1
+            return True
 
     def _pump(self, link: _Link, source: socket.socket, target: socket.socket, direction: Direction) -> None:
         try:

@@ -39,8 +39,9 @@ def disturb(stage: Stage) -> None:
             (stage.daemon.folder / "test.ini").write_text(f"[app]\nnumber = {stage.done}\n")
             stage.reload(version, settings=True)
         elif what == "kill":
-            stage.kill(dice.choice(stage.daemon.workers())["pid"])
-            stage.until(lambda: len(stage.daemon.workers()) == 2, "two are at work again")
+            victim = dice.choice(stage.daemon.workers())["pid"]
+            stage.kill(victim)
+            stage.until(lambda victim=victim: _two_without(stage, victim), "two are at work again")
         elif what == "broken toml":
             stage.daemon.toml.write_text(toml + "no_such_key = 1\n")
             stage.refused(what)
@@ -49,3 +50,9 @@ def disturb(stage: Stage) -> None:
             stage.write(version + 1, broken=BROKEN[what])
             stage.refused(what)
             stage.write(version)
+
+
+def _two_without(stage: Stage, victim: int) -> bool:
+    """Whether the victim's death is known, too: until then it is still one of them."""
+    pids = [worker["pid"] for worker in stage.daemon.workers()]
+    return len(pids) == 2 and victim not in pids
