@@ -44,7 +44,7 @@ def test_a_worker_killed_again_and_again_loses_and_doubles_nothing(make: Make, m
     daemon.start()
     with Crowd(daemon.port) as crowd:
         eventually(lambda: crowd.answered > 50, "the load has begun")
-        _kill_every(daemon, 0.5, 20)
+        _kill_every(daemon, 0.5, 12)
     assert crowd.unanswered == set()
     assert {answer for answers in crowd.answers.values() for answer in answers} == {b"TRUE"}
     assert crowd.longest < 20.0
@@ -56,7 +56,7 @@ def test_clients_that_send_again_get_the_first_answer(make: Make) -> None:
     daemon.start()
     with Crowd(daemon.port, again_after=0.02, window=1, reqs=8) as crowd:
         eventually(lambda: crowd.answered > 20, "the load has begun")
-        _kill_every(daemon, 0.3, 8)
+        _kill_every(daemon, 0.3, 6)
     done = effects(daemon.folder / "add.db")
     assert {name: done[name] for name in crowd.answers} == dict.fromkeys(crowd.answers, 1)
     assert crowd.again
