@@ -71,7 +71,8 @@ class DaemonProcess:
         self.toml = folder / "holdfast.toml"
         self.toml.write_text(head + toml)
         mine = {k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_")}
-        self.environ = {**mine, "TEST_DAEMON": str(folder), **(environ or {})}
+        slow = {} if "start_timeout" in toml else {"HOLDFAST_START_TIMEOUT": f"{PATIENCE:g}s"}  # on a loaded machine
+        self.environ = {**mine, **slow, "TEST_DAEMON": str(folder), **(environ or {})}
 
     def __enter__(self) -> DaemonProcess:
         return self
