@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from holdfast.control.server import bind
@@ -30,8 +31,7 @@ def main() -> None:
     run_dir, name, app, answers = sys.argv[1:]
     lock = _lock(run_dir, name, app)
     assert lock is not None
-    print("up", flush=True)
-    _serve(run_dir, name, json.loads(answers))
+    _serve(run_dir, name, json.loads(answers), lambda: print("up", flush=True))
 
 
 def _lock(run_dir: str, name: str, app: str) -> int | None:
@@ -48,13 +48,15 @@ def _lock(run_dir: str, name: str, app: str) -> int | None:
     return fd
 
 
-def _serve(run_dir: str, name: str, answers: dict[str, Any]) -> None:
+def _serve(run_dir: str, name: str, answers: dict[str, Any], say_up: Callable[[], None] = lambda: None) -> None:
     if "deaf" in answers:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if "no socket" in answers:
+        say_up()
         signal.pause()
     listener = bind(run_dir, name)
     listener.setblocking(True)
+    say_up()
     kept: list[socket.socket] = []
     while True:
         connection, _ = listener.accept()

@@ -63,7 +63,7 @@ def test_a_wedged_supervisor_is_killed_and_what_it_left_too(bench: Bench, monkey
     assert daemon.wait(30) == -signal.SIGKILL
     assert orphan.wait(30) == -signal.SIGKILL
     assert innocent.poll() is None
-    assert sorted(os.listdir(bench.run_dir)) == ["asked", "fee.lock"]
+    assert {*os.listdir(bench.run_dir)} - {"asked"} == {"fee.lock"}, "whether it has heard the question does not matter"
 
 
 def test_a_recycled_pid_is_not_signalled(bench: Bench) -> None:

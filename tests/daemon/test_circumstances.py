@@ -1,5 +1,6 @@
 """What a daemon meets: a terminal that closes, few descriptors, secrets that go, a supervisor that stands still."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -15,7 +16,11 @@ Make = Callable[..., DaemonProcess]
 
 
 def _files(pid: int) -> dict[int, str]:
-    return {int(fd): os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+    found = {}
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+            found[int(fd)] = os.readlink(f"/proc/{pid}/fd/{fd}")
+    return found
 
 
 def test_nothing_of_who_started_it_stays(make: Make) -> None:
@@ -64,7 +69,7 @@ def test_begun_work_is_finished_when_it_is_told_to_stop(make: Make) -> None:
         sock.send(b"a")
         eventually(lambda: any(w["in_flight"] for w in daemon.workers()), "it is begun")
         daemon.kill(pid, signal.SIGTERM)
-        eventually(lambda: daemon.status()["state"] == "stopping", "it stops")
+        eventually(lambda: daemon.status().get("step") == "draining the ingress", "the ingress was told to read nothing new")
         late.connect(f"tcp://127.0.0.1:{daemon.port}")  # type: ignore[attr-defined]
         late.send(b"late")
         (daemon.folder / "go on").touch()
@@ -77,9 +82,10 @@ def test_begun_work_is_finished_when_it_is_told_to_stop(make: Make) -> None:
 
 def test_a_handler_that_asks_for_more_time_is_left_alone(make: Make) -> None:
     """Behaviour 27."""
-    daemon = make('[jobs.Add]\ntimeout = "300ms"\nheartbeat = "100ms"\n')
-    long = 'if how == "long":\n            message.extend(3600)\n            time.sleep(2)\n'
-    daemon.file.write_text(daemon.file.read_text().replace('if how == "segv"', f'{long}        if how == "segv"'))
+    daemon = make('[jobs.Add]\ntimeout = "1s"\n')
+    long = 'if message.text.endswith("long"):\n            message.extend(3600)\n            time.sleep(2)\n'
+    first = "name, _, how"  # it asks before it does anything that takes time
+    daemon.file.write_text(daemon.file.read_text().replace(first, f"{long}        {first}"))
     daemon.start()
     (worker,) = daemon.workers()
     assert ask(daemon.port, "a,long") == b"TRUE"  # type: ignore[attr-defined]
@@ -92,7 +98,7 @@ def test_workers_work_on_while_the_supervisor_stands_still(make: Make) -> None:
     """Behaviour 33."""
     daemon = make("[jobs.Add]\nprocesses = 2\n")
     daemon.start()
-    before = daemon.processes()
+    before = set(daemon.processes())  # by PID: one that was forked just now may not have its name yet
     daemon.kill(daemon.pid, signal.SIGSTOP)
     try:
         with Crowd(daemon.port, reqs=4, window=10) as crowd:  # type: ignore[attr-defined]
@@ -102,7 +108,7 @@ def test_workers_work_on_while_the_supervisor_stands_still(make: Make) -> None:
     assert crowd.unanswered == set()
     assert crowd.compare(effects(daemon.folder / "add.db")).fine
     assert daemon.status()["state"] == "running"
-    assert daemon.processes() == before
+    assert set(daemon.processes()) == before
 
 
 def test_a_replacement_has_the_secrets_that_were_loaded(make: Make) -> None:
@@ -134,7 +140,7 @@ def test_at_the_limit_of_descriptors_clients_wait_until_there_is_room(make: Make
     words = ["prlimit", "--nofile=320:320", *daemon.command("start")]
     started = subprocess.run(words, env=daemon.environ, capture_output=True, text=True, check=False)
     assert started.returncode == 0, started.stderr
-    assert "clients.limited" in daemon.log()
+    eventually(lambda: "clients.limited" in daemon.log(), "it is said")
     with zmq.Context() as context, context.socket(zmq.REQ) as inside, context.socket(zmq.REQ) as outside:
         inside.linger = outside.linger = 0
         inside.connect(f"tcp://127.0.0.1:{daemon.port}")  # type: ignore[attr-defined]

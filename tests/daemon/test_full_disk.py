@@ -33,6 +33,7 @@ def test_a_full_disk_pauses_the_job_and_loses_nothing(make: Make) -> None:
     assert {answer for answers in crowd.answers.values() for answer in answers} == {b"TRUE"}
     assert effects(daemon.folder / "add.db") == dict.fromkeys(crowd.answers, 1)
     assert _job(daemon)["dead"] == 0
+    eventually(lambda: daemon.log().count("store.back"), "its return is in the log")
     assert daemon.log().count("store.back") == daemon.log().count("store.away") == 1, "it does not come and go while the disk is full"
 
 

@@ -30,7 +30,7 @@ class Add(Job):
         while self.alive():
             self.sleep(3600)
 """
-APP = "import os, time\nfrom holdfast import Job\n"
+APP = "import ctypes, os, time\nfrom holdfast import Job\n"
 
 
 def _pids(daemon: DaemonProcess) -> set[int]:
@@ -53,13 +53,13 @@ def looping(make: Make) -> DaemonProcess:
 def test_new_settings_reach_the_workers_that_are_there(looping: DaemonProcess) -> None:
     """S8: add `user = test` under [db], signal, see it; no PID changes at all."""
     looping.start()
-    before = looping.processes()
+    before = set(looping.processes())
     looping.settings.write_text("[db]\nhost = here\nuser = test\n")  # type: ignore[attr-defined]
     told = looping.run("reload", "--settings")
     assert told.returncode == 0, told.stderr
     assert "settings" in told.stdout
     assert sorted(_seen(looping)) == sorted((pid, "test") for pid in _pids(looping))
-    assert looping.processes() == before
+    assert set(looping.processes()) == before
     assert looping.status()["generation"] == 1
 
 
@@ -71,7 +71,7 @@ def test_a_reload_that_raises_leaves_the_old_settings_to_all(looping: DaemonProc
         told = looping.run("reload", "--settings")
         assert told.returncode == 1
         assert "runs on as it was" in told.stderr
-    assert "no such user: refused" in looping.log()
+    eventually(lambda: "no such user: refused" in looping.log(), "the reason is in the log")
     assert _pids(looping) == before
     assert {user for _pid, user in _seen(looping)} <= {"nobody"}, "nobody has kept the new ones"
     looping.kill(min(before))
@@ -105,9 +105,9 @@ class Add(Job):
     processes = 2
 
     def handle(self, message):
+        open(message.text, "w").close()
         if message.text == "asleep":
             time.sleep(3600)
-        import ctypes
         ctypes.PyDLL(None).usleep(3_600_000_000)
 """
 
@@ -123,9 +123,10 @@ def test_stacks_show_who_does_what_also_beside_wedged_workers(make: Make) -> Non
             sock.linger = 0
             sock.connect(f"tcp://127.0.0.1:{daemon.port}")  # type: ignore[attr-defined]
             sock.send_multipart([b"", b"asleep"])
-            eventually(lambda: sum(w["in_flight"] for w in daemon.workers()) == 1, "one sleeps")
+            eventually((daemon.folder / "asleep").exists, "one sleeps")
             sock.send_multipart([b"", b"in C"])
-            eventually(lambda: sum(w["in_flight"] for w in daemon.workers()) == 2, "one holds the interpreter's lock")
+            eventually((daemon.folder / "in C").exists, "one holds the interpreter's lock")
+            assert sum(worker["in_flight"] for worker in daemon.workers()) == 2
             told = daemon.run("stacks", "--json")
             assert told.returncode == 0, told.stderr
             workers = json.loads(told.stdout)["workers"]
@@ -151,8 +152,8 @@ GROWS = """
 """
 LIMITS = {
     "messages": "max_messages = 40",
-    "age": 'max_age = "1s"\nheartbeat = "200ms"',
-    "memory": 'max_rss = "100MiB"\nheartbeat = "200ms"',
+    "age": 'max_age = "1s"\nheartbeat = "1s"',
+    "memory": 'max_rss = "100MiB"\nheartbeat = "1s"',
 }
 
 
@@ -163,7 +164,7 @@ def test_workers_whose_time_has_come_are_replaced_and_nobody_notices(make: Make,
     before = _pids(daemon)
     with Crowd(daemon.port, reqs=4, window=5) as crowd:  # type: ignore[attr-defined]
         eventually(lambda: len(_pids(daemon)) == 2 and not _pids(daemon) & before, "both were replaced")
-    assert "worker.recycled" in daemon.log()
+    eventually(lambda: "worker.recycled" in daemon.log(), "it is in the log")
     assert crowd.unanswered == set()
     assert crowd.compare(effects(daemon.folder / "add.db")).fine
     assert all(worker["restarts"] == 0 for worker in daemon.workers()), "that was no death"

@@ -1,5 +1,6 @@
 """One ingress in place of another, while clients are connected: what an upgrade does when the ingress's own code has changed."""
 
+import contextlib
 import signal
 import sqlite3
 import threading
@@ -95,7 +96,7 @@ class Stream:
 
 
 def _newest(daemon: DaemonProcess) -> int:
-    with sqlite3.connect(daemon.folder / "add.db") as connection:
+    with contextlib.closing(sqlite3.connect(daemon.folder / "add.db")) as connection:
         return int(connection.execute("SELECT max(CAST(name AS INTEGER)) FROM account").fetchone()[0] or 0)
 
 

@@ -208,9 +208,9 @@ def test_a_run_directory_that_is_gone_stops_nothing(make: Make) -> None:
     daemon.kill(worker)
     eventually(lambda: {p for p, name in daemon.processes().items() if name == "hf:Add/0"} - {worker}, "it is replaced")
     assert ask(daemon.port, "a") == b"TRUE"
+    eventually(lambda: "children.unwritten" in daemon.log(), "that is in the log")
     away.rename(run)
     assert daemon.pid == pid
-    eventually(lambda: "children.unwritten" in daemon.log(), "and that is in the log")
     assert daemon.run("stop").returncode == 0
 
 

@@ -22,6 +22,7 @@ from holdfast.model import tally
 from holdfast.model.delivery import DONE, Decoder, Delivery, encode
 
 LIMIT = 20.0  # no test waits longer than this for anything
+PATIENT = "import sys; from holdfast.ingress import loop, main; loop.LINGER = {linger}; sys.exit(main.main(sys.argv[1:]))"
 
 
 def until(true: Callable[[], Any], what: str, *, limit: float = LIMIT) -> Any:
@@ -81,7 +82,8 @@ class Worker:
 class Supervisor:
     """Starts an ingress and speaks to it."""
 
-    def __init__(self, folder: Path, *, stop_timeout: float = 10.0) -> None:
+    def __init__(self, folder: Path, *, stop_timeout: float = 10.0, linger: float | None = None) -> None:
+        """With `linger`, answers have so many seconds to leave at the end."""
         self.folder = folder
         folder.mkdir(exist_ok=True)
         self.channel, theirs = Channel.pair()
@@ -92,8 +94,9 @@ class Supervisor:
         fds = [theirs.fileno(), boot, board]
         self.errors = folder / "stderr"
         flags = ["--channel", str(fds[0]), "--boot", str(boot), "--tally", str(board)]
+        program = [process.__file__, "ingress"] if linger is None else ["-c", PATIENT.format(linger=linger)]
         with self.errors.open("wb") as errors:
-            self.process = subprocess.Popen([sys.executable, process.__file__, "ingress", *flags], pass_fds=fds, stderr=errors)
+            self.process = subprocess.Popen([sys.executable, *program, *flags], pass_fds=fds, stderr=errors)
         theirs.close()
         os.close(boot)
         os.close(board)

@@ -174,7 +174,7 @@ def test_beyond_its_limit_a_slow_readers_answers_are_dropped_and_counted(supervi
     assert received == answers[: len(received)]  # the oldest are kept, in order
     supervisor.reaches(parked=0)
     assert slow.has_nothing()
-    assert [line["event"] for line in supervisor.log()].count("answer.dropped") == 1
+    assert 0 < [line["event"] for line in supervisor.log()].count("answer.dropped") <= 3, "not a line for each: one in ten seconds"
 
 
 def test_a_burst_for_a_client_that_reads_is_not_dropped(supervisor: Supervisor, client: Make) -> None:

@@ -44,7 +44,10 @@ def group() -> Iterator[tuple[socket.socket, Join]]:
 def connected(*listeners: socket.socket) -> list[int]:
     """How many of 50 new connections each of these gets."""
     clients = [socket.create_connection(listeners[0].getsockname(), timeout=20) for _ in range(CONNECTIONS)]
-    counts = [len(list(accepted(listener))) for listener in listeners]
+    counts = [0] * len(listeners)
+    while sum(counts) < CONNECTIONS:  # a connection is there for its client a moment before it is for its listener
+        assert select.select(listeners, [], [], 20)[0], f"of {CONNECTIONS} only {counts}"
+        counts = [count + len(list(accepted(listener))) for count, listener in zip(counts, listeners, strict=True)]
     for client in clients:
         client.close()
     return counts
@@ -121,6 +124,7 @@ def test_a_shut_door_lets_those_in_who_are_there_and_nobody_else(group: tuple[so
         door.shut(listener)
         late.setblocking(False)
         assert late.connect_ex(listener.getsockname()) == errno.EINPROGRESS
+        assert select.select([listener], [], [], 20)[0]
         inside, _address = listener.accept()
         with inside:
             early.sendall(b"hello")
@@ -131,4 +135,5 @@ def test_a_shut_door_lets_those_in_who_are_there_and_nobody_else(group: tuple[so
         door.open_again(listener)
         assert select.select([], [late], [], 20)[1]  # it has tried again
         assert late.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        assert select.select([listener], [], [], 20)[0]
         assert len(list(accepted(listener))) == 1

@@ -73,15 +73,26 @@ def test_what_has_the_mark_of_a_dead_supervisor_is_ended_and_nothing_else(tmp_pa
     one, other = _instance(tmp_path / "one"), _instance(tmp_path / "other")
     cat = ["/bin/cat"]
     with (
-        subprocess.Popen(cat, stdin=subprocess.PIPE, env=one.mark()) as ours,
-        subprocess.Popen(cat, stdin=subprocess.PIPE, env=other.mark()) as stranger,
+        subprocess.Popen(cat, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=one.mark()) as ours,
+        subprocess.Popen(cat, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=other.mark()) as stranger,
     ):
+        _wait_for(ours)
+        _wait_for(stranger)
         assert one.end_leftovers() == []
         one.write_children({})
         assert one.end_leftovers() == [ours.pid]
         assert ours.wait() == -signal.SIGKILL
         stranger.communicate()
         assert stranger.returncode == 0
+
+
+def _wait_for(cat: "subprocess.Popen[bytes]") -> None:
+    """Its environment can be read once its program runs; Popen returns a moment before."""
+    assert cat.stdin is not None
+    assert cat.stdout is not None
+    cat.stdin.write(b"?\n")
+    cat.stdin.flush()
+    assert cat.stdout.readline() == b"?\n"
 
 
 @pytest.mark.parametrize("change", [{"start_time": 1}, {"boot_id": "another"}, {"start_time": None}])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from holdfast import Message, Reject
-from holdfast.testing import FakeClock, store
+from holdfast.testing import FakeClock, free_port, store
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fee" / "fee.py"
 
@@ -32,6 +32,11 @@ def test_a_handler_is_a_unit() -> None:
 def test_what_is_not_text_is_rejected() -> None:
     with pytest.raises(Reject):
         _ = Message(b"\xff").text
+
+
+def test_a_port_is_not_given_again_before_it_can_be_in_use() -> None:
+    ports = [free_port() for _ in range(100)]
+    assert len(set(ports)) == 100
 
 
 def test_the_clock_moves_when_it_is_told_to() -> None:

@@ -42,7 +42,9 @@ def test_it_waits_for_the_others_and_they_for_it() -> None:
     intake = Intake(1, threads=2)
     one, two = Taker(intake), Taker(intake)
     intake.put([delivery(1)])
-    busy, idle = (one, two) if one.has.wait(30) and one.taken and one.taken[0].seq == 1 else (two, one)
+    while not (one.has.is_set() or two.has.is_set()):
+        one.has.wait(0.01)
+    busy, idle = (one, two) if one.has.is_set() else (two, one)
     assert busy.seqs() == [1]
     intake.put_alone(delivery(9))
     intake.put([delivery(2)])

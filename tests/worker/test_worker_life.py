@@ -298,6 +298,7 @@ def test_a_handler_over_its_limit_is_said_to_hang(nursery: Nursery) -> None:
     ward = nursery.spawn(timeout=0.1, heartbeat=600.0).active()
     ward.deliver(b"block never", b"two")
     assert ward.expect("hung") == {"say": "hung", "thread": 0, "seqs": [1]}
+    begun(nursery, "never")
     os.kill(ward.pid, signal.SIGABRT)
     assert ward.wait() == -signal.SIGABRT
     assert "do_block" in ward.log.read_text()

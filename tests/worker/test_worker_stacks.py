@@ -50,10 +50,14 @@ def rows_of(ward: Ward) -> list[stacks.Row]:
 
 
 def rows_with(ward: Ward, function: str) -> list[stacks.Row]:
-    """Asked again until the handler has got there."""
-    return until(
-        lambda: (rows := rows_of(ward)) and any(frame.function == function for row in rows for frame in row.frames) and rows, function
-    )
+    """Asked again until the handler has got there, and the idle threads to where they wait."""
+
+    def found() -> list[stacks.Row] | None:
+        rows = rows_of(ward)
+        handlers = [{frame.function for frame in row.frames} for row in rows if row.doing]
+        return rows if any(function in names for names in handlers) and all(names & {function, "take"} for names in handlers) else None
+
+    return until(found, function)
 
 
 @pytest.mark.parametrize("spawn", ["fork", "exec"])

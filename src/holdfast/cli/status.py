@@ -16,7 +16,7 @@ from holdfast.model.options import DaemonOptions
 
 RUNNING, DEAD, NOT_RUNNING, UNKNOWN = 0, 1, 3, 4
 
-_TIMEOUT = 5.0
+_TIMEOUT = 10.0
 
 
 def run(arguments: argparse.Namespace, call: Call) -> int:

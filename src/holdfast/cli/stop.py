@@ -18,7 +18,7 @@ from holdfast.model.options import DaemonOptions
 from holdfast.supervisor.inputs import service_identity
 from holdfast.supervisor.instance import Instance
 
-_GRACE = 5.0
+_GRACE = 10.0  # its last steps have limits of their own, about 8 s together (holdfast.supervisor.stopping)
 _AT_ONCE = 5.0  # `--now` drains nothing
 _AFTER_KILL = 10.0
 _GUARD_LEAVES = 2.0

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+STOOD_STILL = 1.0  # who looks so many seconds after a deadline has stood still itself
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -52,6 +54,8 @@ class Agenda:
                 self._deadline = now + max(0.0, step.limit())
             step.begin()
         if self._deadline is not None and now >= self._deadline:
-            step, self._deadline = self._steps[self._at], None
-            if step.late is not None:
+            late_by, step, self._deadline = now - self._deadline, self._steps[self._at], None
+            if late_by > STOOD_STILL and step.limit is not None:  # so may have those who are awaited
+                self._deadline = now + max(0.0, step.limit())
+            elif step.late is not None:
                 step.late()

@@ -19,7 +19,7 @@ from holdfast.telemetry import events
 if TYPE_CHECKING:
     from holdfast.supervisor.daemon import Supervisor
 
-AFTER_ABORT = 1.0  # seconds for the stacks of a hung worker
+AFTER_ABORT = 5.0  # seconds for the stacks of a hung worker; ABRT itself ends it, once it has written them
 
 
 class Effects:

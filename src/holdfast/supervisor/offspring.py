@@ -100,7 +100,7 @@ def _become(launch: Launch, channel: socket.socket, boot: int) -> None:
     try:
         os.setsid()
         if launch.modest:
-            autogroup.set_share(autogroup.MODEST)
+            autogroup.set_share(autogroup.MODEST, patience=1.0)
         _clean_signals()
         _standard_streams(launch.log_fd)
         os.umask(launch.umask)

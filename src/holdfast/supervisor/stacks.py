@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from holdfast.supervisor.daemon import Supervisor
 
 Answer = dict[str, Any]
-PATIENCE = 1.0
+PATIENCE = 5.0
 LOOK_EVERY = 0.02
 
 
@@ -64,10 +64,10 @@ class Stacks:
         return time.monotonic() + LOOK_EVERY if self._questions else None
 
     def advance(self, now: float) -> None:
-        """Answer those whose workers have all written, or whose time is over."""
+        """Answer those whose workers have all written, but for those that are stopped, or whose time is over."""
         members = self._supervisor.family.members
         for question in list(self._questions):
-            question.waiting = {name for name in question.waiting if name in members and not stacks.is_whole(_text(members[name]))}
+            question.waiting = {name for name in question.waiting if name in members and _may_still_write(members[name])}
             if not question.waiting or now >= question.until:
                 self._questions.remove(question)
                 question.answer({"exit": 0, "result": {"workers": [self._told(members[n], now) for n in question.asked if n in members]}})
@@ -88,6 +88,10 @@ class Stacks:
             "threads": [asdict(row) for row in found],
             "text": stacks.render(child.id, child.pid, found, silence),
         }
+
+
+def _may_still_write(child: Child) -> bool:
+    return not stacks.is_whole(_text(child)) and not process.is_stopped(child.pid)
 
 
 def _text(child: Child) -> str:

@@ -48,7 +48,7 @@ class Upgrade:
         try:
             if not self._checker:
                 self._check(now)
-            elif self._fit and not self._supervisor.stacks.busy:  # those who ask for stacks are answered within a second
+            elif self._fit and not self._supervisor.stacks.busy:  # those who ask for stacks are answered soon
                 self._fit = False
                 self._supervisor.succession.execute(self._supervisor)
             elif not self._fit and self._deadline is not None and now >= self._deadline:

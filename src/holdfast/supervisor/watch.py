@@ -18,12 +18,13 @@ HEARTBEATS_MISSED = 3
 
 
 class Watch:
-    """Looks once in a heartbeat; `next_look` is when, in monotonic seconds."""
+    """Looks once in a heartbeat; `next_look` is when, in monotonic seconds. Silence counts from the last look that came late."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         self.next_look = float("inf")
         self._looked_at = 0.0
+        self._late_at = 0.0
 
     def begin(self, now: float) -> None:
         """There are workers from here on."""
@@ -48,18 +49,20 @@ class Watch:
     def look(self, now: float) -> None:
         """Whose loop has not turned for three heartbeats, or whose handler is over its limit without a word, is hung.
 
-        If this look itself comes late (the machine slept, we were stopped), nobody is judged this time.
+        If this look itself comes late (the machine slept, we were stopped), nobody is judged this time, and everybody has three heartbeats
+        from here: they may have stood still as well.
         """
         late = now - self._looked_at > 2 * self._beat
         self._looked_at, self.next_look = now, now + self._beat
         if late:
+            self._late_at = now
             return
         for child in self._supervisor.family.of("worker"):
             worker = self._supervisor.fleet.workers.get(child.id)
             if worker is None or worker.life is not Life.ACTIVE or child.id in self._supervisor.effects.kills:
                 continue
             reading = view.reading(child, now)
-            silent = now - max(reading.heartbeat_ns / view.NS, worker.since)
+            silent = now - max(reading.heartbeat_ns / view.NS, worker.since, self._late_at)
             if silent > HEARTBEATS_MISSED * self._beat_of(child):
                 self._supervisor.decide(model.Hung(child.id, f"its loop has not turned for {silent:.1f} s"))
             else:

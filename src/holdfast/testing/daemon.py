@@ -10,23 +10,34 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 PATIENCE = 60.0
+_APART = 16
+
+
+_given: deque[int] = deque(maxlen=100)  # ports that may not be in use yet
 
 
 def free_port() -> int:
-    """A loopback port that nobody uses just now, and that no outgoing connection is given: it is none of the ephemeral ones."""
+    """A loopback port that nobody uses just now, and that no outgoing connection is given: it is none of the ephemeral ones.
+
+    Nor is it one that was given a while ago; and test processes that run side by side choose among others, as their PIDs differ.
+    """
     choose = random.SystemRandom()  # test runners seed the common one: two of them would choose alike
     while True:
-        port = choose.randrange(10_000, _ephemeral())
+        port = choose.randrange(10_000 + os.getpid() % _APART, _ephemeral(), _APART)
+        if port in _given:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+        _given.append(port)
         return port
 
 
@@ -64,7 +75,8 @@ class DaemonProcess:
         self.toml = folder / "holdfast.toml"
         self.toml.write_text(head + toml)
         mine = {k: v for k, v in os.environ.items() if not k.startswith("HOLDFAST_")}
-        self.environ = {**mine, "TEST_DAEMON": str(folder), **(environ or {})}
+        slow = {} if "start_timeout" in toml else {"HOLDFAST_START_TIMEOUT": f"{PATIENCE:g}s"}  # on a loaded machine
+        self.environ = {**mine, **slow, "TEST_DAEMON": str(folder), **(environ or {})}
 
     def __enter__(self) -> DaemonProcess:
         return self
