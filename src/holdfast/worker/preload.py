@@ -33,8 +33,10 @@ def use(schemes: Iterable[str]) -> None:
     modules = [module for scheme, module in _STORES.items() if scheme in wanted]
     for module in (*modules, *(_BROKER if wanted & {"amqp", "amqps"} else ())):
         _import(module)
-    if wanted & _STORES.keys() or "sqlalchemy" in sys.modules:  # an application that has imported it is going to use it
-        _warm_up()
+    if wanted & _STORES.keys():
+        _warm_up_store()
+    if "sqlalchemy" in sys.modules:  # an application that has imported it is going to use it
+        _warm_up_core()
 
 
 def _import(module: str) -> None:
@@ -42,8 +44,15 @@ def _import(module: str) -> None:
         importlib.import_module(module)
 
 
-def _warm_up() -> None:
-    """Fill SQLAlchemy's caches: the first connection of every worker takes a third less."""
+def _warm_up_store() -> None:
+    """The first connection of every worker takes a third less."""
     from holdfast.stores.sqlite import warm_up
 
     warm_up()
+
+
+def _warm_up_core() -> None:
+    from holdfast.stores.core import warm_up
+
+    with contextlib.suppress(Exception):  # Python without SQLite, say: whoever uses it will say so
+        warm_up()
