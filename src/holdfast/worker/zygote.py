@@ -6,7 +6,6 @@ zygote, forked in its turn and waiting on a channel of its own, for the case tha
 
 from __future__ import annotations
 
-import argparse
 import gc
 import importlib
 import json
@@ -20,6 +19,7 @@ from typing import Any, NoReturn
 from holdfast.errors import AppError, HoldfastError
 from holdfast.linux.autogroup import FULL, set_share
 from holdfast.linux.channel import Channel, Packet, from_memfd, to_memfd
+from holdfast.linux.flags import flags
 from holdfast.linux.fork import fork_away
 from holdfast.linux.process import PR_SET_NAME, prctl
 from holdfast.model.spec import WorkerSpec
@@ -54,14 +54,11 @@ class Generation:
 
 def main(arguments: list[str]) -> NoReturn:
     """Load, then serve the channel; ends by os._exit alone, since what the import registered with atexit is every child's."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--channel", type=int, required=True)
-    parser.add_argument("--boot", type=int, required=True)
-    given = parser.parse_args(arguments)
+    given = flags(arguments)
     try:
-        channel = Channel.from_fd(given.channel)
-        os.set_inheritable(given.channel, False)
-        generation = _load(channel, json.loads(from_memfd(given.boot)))
+        channel = Channel.from_fd(int(given["channel"]))
+        os.set_inheritable(channel.fileno(), False)
+        generation = _load(channel, json.loads(from_memfd(int(given["boot"]))))
         while True:
             channel = _be_born(_serve(channel, generation), generation)
     except BaseException as error:
