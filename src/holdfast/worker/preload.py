@@ -17,7 +17,7 @@ from holdfast.worker.rehearsal import rehearse
 _STORES = {"sqlite": "holdfast.stores.sqlite", "mysql": "holdfast.stores.mysql", "postgresql": "holdfast.stores.postgresql"}
 _BROKER = ("holdfast.sources.amqp", "holdfast.sources.amqp_sending", "holdfast.worker.relay", "holdfast.worker.ordered")
 _YAML = (".yaml", ".yml")
-_REHEARSALS = 3  # of 2 ms each, 10 with a store; ten of them gain little more
+_REHEARSALS = 9  # of 2 ms each, 10 with a store; CPython 3.11 rewrites a function's code when it is called for the eighth time
 
 
 def preload(settings_path: str) -> None:
