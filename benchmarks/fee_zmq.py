@@ -91,7 +91,7 @@ def load_reqs(endpoint: str, messages: int, clients: int = 64) -> None:
 
 def ingress_of(daemon: DaemonProcess) -> int:
     """The ingress's PID."""
-    return next(p for p in daemon.processes() if b"process.py\0ingress\0" in Path(f"/proc/{p}/cmdline").read_bytes())
+    return next(pid for pid, name in daemon.processes().items() if name == "hf:ingress")
 
 
 def trial(work: str, named: bool, client: str, messages: int) -> dict[str, float]:

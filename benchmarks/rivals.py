@@ -100,11 +100,12 @@ def in_one_environment(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def _inside(venv: Path) -> int:
     python = venv / "bin" / "python"
-    if not (venv / "complete").exists():
+    complete = venv / "complete"
+    if not complete.exists() or complete.read_text() != str(ROOT):
         print(f"installing {', '.join(PACKAGES)} ...", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
         subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *PACKAGES, "-e", str(ROOT)], check=True)
-        (venv / "complete").touch()
+        complete.write_text(str(ROOT))  # whose code it runs
     return subprocess.run([python, *sys.argv], env={**os.environ, _INSIDE: "1"}, check=False).returncode
 
 

@@ -41,7 +41,9 @@ class Services:
         assert done.returncode == 0, done.stderr
 
     def url(self, name: str) -> str:
-        """The URL of a server that runs; started when it does not."""
+        """The URL of a server that runs; started when it does not. HOLDFAST_TEST_MARIADB=URL is another one, such as MySQL."""
+        if other := os.environ.get(f"HOLDFAST_TEST_{name.upper()}"):
+            return other
         if name not in self._urls:
             self._urls[name] = self.run("start", name)[name]["url"]
         return self._urls[name]

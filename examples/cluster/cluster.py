@@ -1,10 +1,10 @@
 """Three RabbitMQ nodes, one database and three daemons, as on three hosts; and what is left of the messages when nodes and daemons die.
 
-    .venv/bin/python examples/cluster/cluster.py [--messages 100000] [--seconds 20] [--frozen 8]
+    .venv/bin/python examples/cluster/cluster.py [--messages 100000] [--seconds 20] [--frozen 8] [--majority 10]
 
 While messages are published, the node that leads the queue is SIGKILLed and started again; meanwhile the supervisor of one daemon is, too,
-and then all processes of another are stopped for longer than the broker waits for them, and continued. Exits 0 only if nothing was lost
-or doubled.
+and then all processes of another are stopped for longer than the broker waits for them, and continued. With --majority two nodes of
+three are then SIGKILLed together. Exits 0 only if nothing was lost or doubled.
 """
 
 from __future__ import annotations
@@ -145,6 +145,18 @@ class Show:
         self.servers.run("start", name)
         self._says(f"{name} is back")
 
+    def majority_dies(self, seconds: float) -> None:
+        """The queue stands still, and goes on when they are back."""
+        leader = self.servers.leader()
+        names = leader, next(name for name in NODES if name != leader)
+        self._says(f"SIGKILL to {names[0]} and {names[1]}, for {seconds:g} s")
+        for name in names:
+            self.servers.run("kill", name)
+        time.sleep(seconds)
+        self._says(f"{self.effects()} effects; both nodes are started again")
+        self.servers.run("start", *names)
+        self._says("both nodes are back")
+
     def supervisor_dies(self) -> None:
         daemon = self.daemons["one"]
         self._says("SIGKILL to the supervisor of daemon one")
@@ -222,7 +234,8 @@ def report(show: Show, total: int, duplicates: int, dead: int) -> bool:
     return show.feeder.confirmed == total and left == 0 and not (lost or doubled or dead)
 
 
-def run(servers: Servers, folder: Path, store: str, total: int, seconds: float, frozen: float) -> bool:
+def run(servers: Servers, folder: Path, store: str, given: argparse.Namespace) -> bool:
+    total: int = given.messages
     say(f"Three nodes {servers.cluster.rpartition('@')[2]}, MariaDB, three daemons in {folder}")
     servers.forget()
     parameters = f"?queue={QUEUE}&identity=message_id&heartbeat=2"
@@ -231,12 +244,14 @@ def run(servers: Servers, folder: Path, store: str, total: int, seconds: float, 
         for daemon in daemons.values():
             stack.enter_context(daemon)
             daemon.start()
-        feeder = stack.enter_context(Feeder(servers.cluster, QUEUE, total, total / seconds))
+        feeder = stack.enter_context(Feeder(servers.cluster, QUEUE, total, total / given.seconds))
         show = Show(servers, daemons, store, feeder)
         show.until(total // 20)
         with show.node_dies():
             show.supervisor_dies()
-            show.host_freezes(frozen)
+            show.host_freezes(given.frozen)
+        if given.majority:
+            show.majority_dies(given.majority)
         show.until(total)
         show.settled()
         jobs = [daemon.status()["jobs"][0] for daemon in daemons.values()]
@@ -250,13 +265,16 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--messages", type=int, default=2_000)
     parser.add_argument("--seconds", type=float, default=20.0, help="that publishing takes, if the cluster is that fast (default: 20)")
     parser.add_argument("--frozen", type=float, default=8.0, metavar="SECONDS", help="that one daemon is stopped (default: 8)")
+    parser.add_argument(
+        "--majority", type=float, default=0.0, metavar="SECONDS", help="that two nodes of three are dead together (default: none are)"
+    )
     parser.add_argument("--services", type=Path, metavar="D", help="where ./scripts/services has servers, or shall have them")
     given = parser.parse_args(words)
     folder = Path(tempfile.mkdtemp(prefix="holdfast-cluster-"))
     servers = Servers(given.services or folder / "services")
     folder.chmod(0o755)
     with servers.running(), Databases(servers.urls.__getitem__, folder) as databases:
-        good = run(servers, folder, databases.make("mariadb"), given.messages, given.seconds, given.frozen)
+        good = run(servers, folder, databases.make("mariadb"), given)
     if not good:
         say(f"\nNOT as it should be. The daemons' directories, with their logs, are kept in {folder}")
         return 1

@@ -7,6 +7,7 @@ It runs as a file, not with -m, so that `-I -S` works: no site, no .pth files, n
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -33,6 +34,8 @@ def main() -> None:
     if importlib.util.find_spec("holdfast") is None:
         sys.path.append(os.path.dirname(home))
     kind, *arguments = sys.argv[1:]
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
+        comm.write(f"hf:{kind}")  # for ps and top
     if kind in _LONG_LIVED:
         importlib.import_module("holdfast.postponed").postpone()
     if kind == "ingress":

@@ -95,7 +95,7 @@ def test_a_low_port_is_bound_before_the_drop_and_only_on_roots_word(make: Make, 
     assert ask(port, "a") == b"TRUE"
     assert daemon.run("reload").returncode == 0
     assert ask(port, "b") == b"TRUE"
-    ingress = next(pid for pid in daemon.processes() if "process.py\0ingress\0" in Path(f"/proc/{pid}/cmdline").read_text())
+    ingress = next(pid for pid, name in daemon.processes().items() if name == "hf:ingress")
     daemon.kill(ingress)
     assert ask(port, "c") == b"TRUE"
     assert daemon.run("restart").returncode == 0

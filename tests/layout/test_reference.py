@@ -1,4 +1,4 @@
-"""The reference is made from the table that the parser uses."""
+"""Reference and man page are made from the tables that the parsers use."""
 
 from __future__ import annotations
 
@@ -7,16 +7,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from holdfast.cli.command import parser_of
+from holdfast.cli.commands import all_commands
 from holdfast.model.layers import JOBS_PREFIX, PREFIX, variable
 from holdfast.model.options import DAEMON_OPTIONS, JOB_OPTIONS
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_reference_is_up_to_date() -> None:
-    assert subprocess.run([sys.executable, str(ROOT / "scripts" / "reference"), "--check"], check=False).returncode == 0, (
-        "run scripts/reference"
-    )
+@pytest.mark.parametrize("script", ["reference", "manual"])
+def test_what_is_made_is_up_to_date(script: str) -> None:
+    assert subprocess.run([sys.executable, str(ROOT / "scripts" / script), "--check"], check=False).returncode == 0, f"run scripts/{script}"
+
+
+def test_the_man_page_has_every_command_and_option() -> None:
+    page = (ROOT / "docs" / "man" / "holdfast.1").read_text()
+    for command in all_commands():
+        section = page.partition(f'\n.SS "{command.name}')[2].partition("\n.S")[0]
+        assert section
+        told = set(re.findall(r"--[a-z-]+", (section + page.partition("OPTIONS OF EVERY COMMAND")[2]).replace(r"\-", "-")))
+        assert set(re.findall(r"^  (?:-h, )?(--[a-z-]+)", parser_of(command).format_help(), re.MULTILINE)) <= told
 
 
 def test_the_reference_has_every_key() -> None:

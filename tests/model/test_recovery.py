@@ -74,20 +74,20 @@ def _looks(silence: Silence, *times: float) -> list[Look]:
 
 def test_a_supervisor_is_hung_when_it_owes_an_answer_for_all_the_patience_there_is() -> None:
     silence = Silence(60.0, 100.0)
-    assert silence.next_look == 115.0
-    assert _looks(silence, 115, 130, 145, 160, 174.9) == [Look.ASK, Look.WAIT, Look.WAIT, Look.WAIT, Look.WAIT]
-    assert _looks(silence, 115, 130, 145, 160, 175) == [Look.ASK, Look.WAIT, Look.WAIT, Look.WAIT, Look.HUNG]
+    assert silence.next_look == 120.0
+    assert _looks(silence, 120, 140, 160, 179.9) == [Look.ASK, Look.WAIT, Look.WAIT, Look.WAIT]
+    assert _looks(silence, 120, 140, 160, 180) == [Look.ASK, Look.WAIT, Look.WAIT, Look.HUNG]
 
 
 def test_an_answer_begins_anew() -> None:
-    silence, _ = Silence(60.0, 100.0).look(115.0)
-    assert _looks(silence.answered(), 130, 145, 160, 175) == [Look.ASK, Look.WAIT, Look.WAIT, Look.WAIT]
+    silence, _ = Silence(60.0, 100.0).look(120.0)
+    assert _looks(silence.answered(), 140, 160, 180) == [Look.ASK, Look.WAIT, Look.WAIT]
 
 
 def test_a_guard_that_is_late_itself_judges_nobody() -> None:
     silence = Silence(60.0, 100.0)
-    assert _looks(silence, 115, 130, 200, 215, 230, 245) == [Look.ASK, Look.WAIT, Look.ASK, Look.WAIT, Look.WAIT, Look.WAIT]
-    assert _looks(silence, 115, 130, 200, 215, 230, 245, 260)[-1] is Look.HUNG
+    assert _looks(silence, 120, 140, 200, 220, 240) == [Look.ASK, Look.WAIT, Look.ASK, Look.WAIT, Look.WAIT]
+    assert _looks(silence, 120, 140, 200, 220, 240, 260)[-1] is Look.HUNG
 
 
 @given(st.floats(0.1, 3600.0), st.lists(st.floats(0.0, 7200.0), max_size=50))

@@ -75,7 +75,7 @@ class JobOptions:
     max_age: float = option(0.0, "duration", "Recycle a worker after so long; 0: never.", least=0.0)
     max_rss: int = option(0, "size", "Recycle a worker beyond so much memory; 0: never.", least=0)
     heartbeat: float = option(
-        10.0, "duration", "How often a worker shows that its loop turns; three missed ones and it is replaced.", least=0.1
+        12.0, "duration", "How often a worker shows that its loop turns; three missed ones and it is replaced.", least=0.1
     )
     interval: float = option(5.0, "duration", "Pause before `run` is called again after it returned or raised.", least=0.0)
     overlap: bool | None = option(None, "bool", "Heir active before its incumbent leaves; default: false for run() and ordered jobs.")

@@ -10,7 +10,7 @@ STABLE_AFTER = 30.0  # a supervisor that was ready so long has not ended because
 FREE_ENDS = 3  # so many ends in a row are followed by a start at once
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 _DOUBLINGS_THAT_MATTER = 30
-LONGEST_INTERVAL = 15.0  # between two questions to the supervisor
+LONGEST_INTERVAL = 20.0  # between two questions to the supervisor
 
 
 class Look(Enum):
@@ -59,7 +59,7 @@ class Silence:
     @property
     def interval(self) -> float:
         """Seconds between two looks."""
-        return min(LONGEST_INTERVAL, self.patience / 4)
+        return min(LONGEST_INTERVAL, self.patience / 3)
 
     @property
     def next_look(self) -> float:

@@ -54,6 +54,11 @@ class WorkerSpec:
     blamed: tuple[tuple[int, int, str], ...] = ()  # suspects of a broker's queue, as `model.blame` has them
     most_messages: int = 0  # after so many the worker says that it is due to be replaced; 0: never
 
+    @property
+    def first(self) -> bool:
+        """Whether it has the first slot of its job, which there is always: what one worker of many is to do is done there."""
+        return self.id.startswith(f"{self.job}/0.")
+
     def to_json(self) -> dict[str, Any]:
         data = {f.name: getattr(self, f.name) for f in fields(self)}
         data["options"] = asdict(self.options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import ssl
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import sqlalchemy
 
-from holdfast.errors import ConfigurationError
+from holdfast.errors import AppError, ConfigurationError
 from holdfast.model.delivery import DONE
 from holdfast.stores.base import Claim, Fault
 from holdfast.stores.inbox import ROWS_A_STATEMENT, Inbox
@@ -26,6 +27,8 @@ _TRANSIENT = {_DEADLOCK, _LOCK_WAIT, 1020, 1317, 1412, 1614, 1689, 1969, 3024, 3
 _AWAY = {3, 1021, 1028, 1037, 1038, 1040, 1041, 1044, 1045, 1049, 1114, 1129, 1130, 1203, 1226, 1290, 1698, 1792, 1836, 3100}
 _LOST = {0, 1053, 1077, 1079, 1080, 1152, 1156, 1157, 1158, 1159, 1160, 1161, 1184, 1927, 3159, 4031}
 _DENIED = {1044, 1142, 1227}
+_INDEX_IS_THERE = 1061
+_IF_IT_IS_NOT = re.compile(r"^(\s*CREATE\s+(?:\w+\s+)?INDEX\s+)IF\s+NOT\s+EXISTS\s+", re.IGNORECASE)
 _LOCK_SECONDS, _CLAIM_SECONDS = 5.0, 2
 _TLS_WORDS = ("ssl", "ssl_ca", "ssl_cert", "ssl_key", "ssl_check_hostname")
 _LONG_ENOUGH = 4 << 20
@@ -70,8 +73,7 @@ class MysqlInbox(Inbox):
 
     def _impatient(self) -> str:
         """MariaDB takes a limit for one statement."""
-        maria = getattr(self._connection.dialect, "is_mariadb", False)
-        return f"SET STATEMENT innodb_lock_wait_timeout={_CLAIM_SECONDS} FOR " if maria else ""
+        return f"SET STATEMENT innodb_lock_wait_timeout={_CLAIM_SECONDS} FOR " if _is_mariadb(self._connection) else ""
 
     def _contested(self, error: Exception) -> bool:
         return _code(error) == _LOCK_WAIT
@@ -145,6 +147,27 @@ class MysqlStore(ServerStore):
                 cursor.execute(f"SET SESSION wait_timeout = {self._idle}")
         finally:
             cursor.close()
+
+    def open(self) -> sqlalchemy.Connection:
+        try:
+            return super().open()
+        except RuntimeError as error:  # PyMySQL's way to say that it needs another package
+            if "cryptography" not in str(error):
+                raise
+            raise AppError(
+                "the store's server takes this password over TLS only, or with the package cryptography",
+                where="store",
+                remedy="leave ssl=false out of its URL, or pip install cryptography",
+            ) from error
+
+    def _make(self, core: sqlalchemy.Connection, sql: str) -> None:
+        """MySQL knows no CREATE INDEX IF NOT EXISTS: there it is made, and that it is there already is no error."""
+        plain = sql if _is_mariadb(core) else _IF_IT_IS_NOT.sub(r"\1", sql)
+        try:
+            super()._make(core, plain)
+        except AppError as error:
+            if plain == sql or _code(error.__cause__) != _INDEX_IS_THERE:
+                raise
 
     def fault(self, error: BaseException) -> Fault:
         """Classify by the server's error number; those from 2000 to 2999 are the client's, about its connection."""
@@ -289,6 +312,11 @@ def _tls(wanted: dict[str, str]) -> dict[str, Any]:
         raise ConfigurationError(f"the certificates of the store cannot be read: {error.strerror or error}", where="store") from error
     context.check_hostname = wanted.get("ssl_check_hostname", "true") != "false"
     return {"ssl": context}
+
+
+def _is_mariadb(core: sqlalchemy.Connection) -> bool:
+    """Else it is MySQL."""
+    return bool(getattr(core.dialect, "is_mariadb", False))
 
 
 def _code(error: BaseException | None) -> int | None:

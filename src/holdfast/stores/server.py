@@ -40,7 +40,7 @@ LIFETIME = 3600.0
 GONE_WITHIN = 5.0  # a session that was ended
 _AT_ONCE, _BURST, _A_SECOND = 8, 16, 50.0
 _PROBE_BYTES = 256 << 10
-_MAKES = re.compile(r"\s*CREATE\s+(?:TABLE|INDEX|UNIQUE\s+INDEX)\s+IF\s+NOT\s+EXISTS\s+(\S+)", re.IGNORECASE)
+_MAKES = re.compile(r"\s*CREATE\s+(?:TABLE|INDEX|UNIQUE\s+INDEX)\s+(?:IF\s+NOT\s+EXISTS\s+)?(\S+)", re.IGNORECASE)
 
 
 class Refused(Exception):

@@ -72,8 +72,7 @@ def read_settings(options: DaemonOptions, identity: Identity | None) -> str | No
 
 def become_reaper() -> None:
     """Grandchildren whose parents die come to us, so that none is left behind."""
-    from holdfast.linux.process import PR_SET_CHILD_SUBREAPER, PR_SET_NAME, prctl
+    from holdfast.linux.process import PR_SET_CHILD_SUBREAPER, prctl
 
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    prctl(PR_SET_NAME, b"hf:supervisor")
     os.chdir("/")

@@ -43,7 +43,6 @@ def main(arguments: Sequence[str]) -> int:
     if report is not None:
         os.set_inheritable(report, False)
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
-    process.prctl(process.PR_SET_NAME, b"hf:guard")
     os.chdir("/")
     document = json.loads(from_memfd(int(given["boot"])))
     os.umask(int(document["guarding"]["umask"], 8))

@@ -71,7 +71,7 @@ class Loop:
         self._drain_reason: str | None = None
         self._writing = False
         self._next_beat_ns = 0
-        self._next_chores_ns = time.monotonic_ns() + _CHORES_EVERY_NS
+        self._next_chores_ns = time.monotonic_ns() + _CHORES_EVERY_NS if parts.spec.first else _NEVER
         self._leave_by_ns = parts.leave_by_ns
         self._commands: dict[str, Callable[[Packet, Sequence[int]], None]] = {
             "activate": lambda _packet, _fds: self._activate(),

@@ -69,7 +69,6 @@ def main(arguments: list[str]) -> NoReturn:
 
 def _load(channel: Channel, boot: Mapping[str, Any]) -> Generation:
     """Import the application, say what it declares, freeze. On failure: say why, end with 1."""
-    prctl(PR_SET_NAME, b"hf:zygote")
     events.configure(worker="zygote")
     logs.bridge()
     for stream in (sys.stdout, sys.stderr):
