@@ -21,6 +21,7 @@ _KINDS = {
     "worker": "holdfast.worker.executed",
     "clerk": "holdfast.cli.clerk",
 }
+_LONG_LIVED = ("supervisor", "guard", "logger", "ingress")  # without what the user's code may want: that is in zygotes and workers
 
 
 def main() -> None:
@@ -35,6 +36,10 @@ def main() -> None:
     kind, *arguments = sys.argv[1:]
     with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
         comm.write(f"hf:{kind}")  # for ps and top
+    if kind in _LONG_LIVED:
+        importlib.import_module("holdfast.postponed").postpone()
+    if kind == "ingress":
+        sys.modules["typing_extensions"] = None  # type: ignore[assignment]  # msgspec takes it where it is; typing does
     sys.exit(importlib.import_module(_KINDS[kind]).main(arguments))
 
 

@@ -305,3 +305,17 @@ def test_a_killed_worker_is_reaped_by_its_supervisor(nursery: Nursery) -> None:
     ward.kill()
     assert ward.wait() == -signal.SIGKILL
     until(ward.at_end, "the end of the channel")
+
+
+@pytest.mark.parametrize("schemes", [[], ["zmq+rep", "sqlite"]])
+def test_a_rehearsal_leaves_nothing_behind(nursery: Nursery, schemes: list[str]) -> None:
+    nursery.loaded(FEE, preload=())
+    zygote, pid = nursery.zygote, nursery.process.pid
+    fds = sorted(fds_of(pid))
+    zygote.say({"do": "use", "schemes": schemes})
+    ward = nursery.spawn().active()  # answered when the rehearsals are over
+    assert sorted(fds_of(pid)) == fds
+    assert os.listdir(f"/proc/{pid}/task") == [str(pid)]
+    assert nursery.log.read_text() == ""
+    ward.deliver(b"x")
+    assert ward.settled(1)[0][2] == f"{ward.pid} x".encode()

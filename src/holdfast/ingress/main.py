@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import mmap
 import os
@@ -12,30 +11,38 @@ from collections.abc import Callable, Sequence
 
 from holdfast.ingress.loop import Ingress
 from holdfast.linux.channel import Channel, from_memfd
-from holdfast.linux.code import ingress_digest
+from holdfast.linux.flags import flags
 from holdfast.model import tally
 from holdfast.telemetry import events
 
 
 def main(arguments: Sequence[str]) -> int:
     """Serve until the supervisor says `leave`, or is gone; returns the exit status."""
-    flags = _flags(arguments)
-    boot = json.loads(from_memfd(flags.boot))
+    given = flags(arguments)
+    boot = json.loads(from_memfd(int(given["boot"])))
     events.configure(worker="ingress", level=boot.get("log_level", "info"))
     _raise_file_limit()
-    channel = Channel.from_fd(flags.channel)
-    channel.send({"say": "hello", "digest": ingress_digest()})
-    ingress = Ingress(channel, boot["stop_timeout"], _board(flags.tally))
+    channel = Channel.from_fd(int(given["channel"]))
+    channel.send({"say": "hello", "digest": _digest()})
+    ingress = Ingress(channel, boot["stop_timeout"], _board(int(given["tally"])))
     ingress.watch_signals(*_signals())
     ingress.run()
     return 0
 
 
-def _flags(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="ingress")
-    for name in ("--channel", "--boot", "--tally"):
-        parser.add_argument(name, type=int, required=True)
-    return parser.parse_args(arguments)
+def _digest() -> str:
+    """Of the code that this is. In a child, since it parses all sources, and what that takes would stay ours."""
+    readable, writable = os.pipe()
+    if (child := os.fork()) == 0:
+        from holdfast.linux.code import ingress_digest
+
+        os.write(writable, ingress_digest().encode())
+        os._exit(0)
+    os.close(writable)
+    with open(readable) as told:
+        digest = told.read()
+    os.waitpid(child, 0)
+    return digest
 
 
 def _board(fd: int) -> memoryview:

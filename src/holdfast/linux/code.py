@@ -7,11 +7,11 @@ only. When they agree a new ingress would run what the old one runs, and there i
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from importlib.util import source_hash
 
 from holdfast.model.imports import imported
 
@@ -32,16 +32,15 @@ def ingress_digest() -> str:
 def digest(package: str, roots: Sequence[str], libraries: Sequence[str], searched: Sequence[str]) -> str:
     """Hexadecimal, over Python's version, the modules of `package` that the roots import, and the libraries as installed.
 
+    By the hash that Python tells changed sources by: hashlib would load OpenSSL.
     The package's own version number does not count: a new version may well have the same code here.
     A library is its RECORD, which holds a hash of each of its files. One that is in none of the places counts as absent; so does
     a file that cannot be read. OSError and SyntaxError never come out: broken code is another code.
     """
-    total = hashlib.sha256(sys.version.encode())
     sources = {name: _source(package, name) for name in modules(package, roots)}
     records = {library: _record(library, searched) for library in libraries}
-    for name, content in sorted((sources | records).items()):
-        total.update(f"\0{name}\0{hashlib.sha256(content).hexdigest()}".encode())
-    return total.hexdigest()
+    parts = [f"{name} {source_hash(content).hex()}" for name, content in sorted((sources | records).items())]
+    return source_hash("\n".join([sys.version, *parts]).encode()).hex()
 
 
 def modules(package: str, roots: Sequence[str]) -> set[str]:

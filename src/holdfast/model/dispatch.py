@@ -109,6 +109,8 @@ class Blocked:
 
 @dataclass(slots=True)
 class _Pause:
+    """Until when, and how long it is."""
+
     until: float
     seconds: float
 

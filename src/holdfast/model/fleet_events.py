@@ -48,6 +48,8 @@ class RollBack:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
+    """The worker is set up, and waits to be activated."""
+
     worker: str
 
 
@@ -68,12 +70,16 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class SpawnFailed:
+    """There is no such worker: it could not be forked."""
+
     worker: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Hung:
+    """A handler of the worker is over its time limit, or its loop is stuck."""
+
     worker: str
     reason: str
 
@@ -144,6 +150,8 @@ Event = Launch | Roll | RollBack | Ready | Exited | SpawnFailed | Hung | Suspect
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
+    """Have the generation's zygote fork this worker."""
+
     worker: str
     job: str
     slot: int
@@ -153,11 +161,15 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Activate:
+    """Let the worker take messages."""
+
     worker: str
 
 
 @dataclass(frozen=True, slots=True)
 class Drain:
+    """Let the worker finish what it has begun, and end."""
+
     worker: str
 
 

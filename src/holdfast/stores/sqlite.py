@@ -293,7 +293,7 @@ def _mounts() -> str:
 
 
 def warm_up() -> None:
-    """Fill SQLAlchemy's caches with a database in memory, before the forks; it is closed again."""
+    """Use a store once, with a database in memory, before the forks; it is closed again."""
     import sqlalchemy.orm  # noqa: F401  for db.session(): what a worker imports later is what the disk holds by then
 
     store = SqliteStore("sqlite://", "", 1, 1.0)

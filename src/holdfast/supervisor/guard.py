@@ -9,7 +9,6 @@ user's rights.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Any
 
 from holdfast.linux import process
 from holdfast.linux.channel import from_memfd, to_memfd
+from holdfast.linux.flags import flags
 from holdfast.linux.process import Exit
 from holdfast.model.recovery import Row, starts_again
 from holdfast.supervisor.guard_pulse import Pulse
@@ -38,17 +38,15 @@ _GONE = 5.0  # seconds after which a process that cannot be killed is waited for
 
 def main(arguments: Sequence[str]) -> int:
     """Guard until the supervisor was stopped; its last exit status, or 128 and the signal that killed it."""
-    parser = argparse.ArgumentParser(prog="guard")
-    parser.add_argument("--boot", type=int, required=True)
-    parser.add_argument("--report", type=int)
-    flags = parser.parse_args(arguments)
-    if flags.report is not None:
-        os.set_inheritable(flags.report, False)
+    given = flags(arguments)
+    report = int(given["report"]) if "report" in given else None
+    if report is not None:
+        os.set_inheritable(report, False)
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
     os.chdir("/")
-    document = json.loads(from_memfd(flags.boot))
+    document = json.loads(from_memfd(int(given["boot"])))
     os.umask(int(document["guarding"]["umask"], 8))
-    return Guard(document, flags.report).run()
+    return Guard(document, report).run()
 
 
 class Guard:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import holdfast
 from holdfast.errors import HoldfastError, InternalError
 from holdfast.linux.channel import from_memfd
+from holdfast.linux.flags import flags
 from holdfast.model.configuration import daemon_options
 from holdfast.model.inputs import Inputs
 from holdfast.model.options import DaemonOptions
@@ -31,20 +31,20 @@ from holdfast.telemetry import events
 
 def main(arguments: Sequence[str]) -> int:
     """Start, run, stop; returns the exit status. Does not return when it restarts: it executes itself, with the same PID."""
-    flags = _flags(arguments)
-    if flags.state is not None:
-        return _go_on(flags.state)
-    document = json.loads(from_memfd(flags.boot))
-    report = Report(flags.report)
+    given = flags(arguments)
+    if "state" in given:
+        return _go_on(int(given["state"]))
+    document = json.loads(from_memfd(int(given["boot"])))
+    report = Report(int(given["report"]) if "report" in given else None)
     commands = Commands(report)
     try:
-        ground, first = _found(document, [int(fd) for fd in flags.locks.split(",") if fd])
+        ground, first = _found(document, [int(fd) for fd in given.get("locks", "").split(",") if fd])
         supervisor = Supervisor(ground, first, _reader(document, ground), Loop(commands.signalled), commands.concluded, report.progress)
         supervisor.succession = Succession(document, CALLED, commands)
         _serve(commands, supervisor)
     except BusyError as busy:
         report.busy(busy.pid)
-        return 2 if flags.report is None else 0
+        return 0 if "report" in given else 2
     except HoldfastError as error:
         report.verdict({"exit": error.exit_status, "error": str(error)})
         return error.exit_status
@@ -68,15 +68,6 @@ def _go_on(fd: int) -> int:
         return go_back(envelope, error)
     go_on(supervisor, commands, state, envelope.refused)
     return _live(supervisor, commands)
-
-
-def _flags(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="supervisor")
-    parser.add_argument("--boot", type=int)
-    parser.add_argument("--state", type=int)
-    parser.add_argument("--report", type=int)
-    parser.add_argument("--locks", default="")
-    return parser.parse_args(arguments)
 
 
 def _found(document: dict[str, Any], locks: list[int]) -> tuple[Ground, Generation]:

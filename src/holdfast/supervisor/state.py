@@ -58,6 +58,8 @@ class ChildState:
 
 @dataclass(frozen=True, slots=True)
 class DoorState:
+    """One door of an ingress, with the descriptor of its listener."""
+
     id: str
     job: str
     row: int
@@ -68,6 +70,8 @@ class DoorState:
 
 @dataclass(frozen=True, slots=True)
 class FormerState:
+    """The ingress before, whose clients have not all left."""
+
     ingress: str
     epoch: int
     tally: int
@@ -76,6 +80,8 @@ class FormerState:
 
 @dataclass(frozen=True, slots=True)
 class EntriesState:
+    """The doors, and which ingress serves them."""
+
     doors: list[DoorState]
     listening: set[str]
     epoch: int
@@ -87,6 +93,8 @@ class EntriesState:
 
 @dataclass(frozen=True, slots=True)
 class GenerationsState:
+    """The generations that have processes, by number the one that runs and the newest."""
+
     known: list[Generation]
     current: int
     newest: int
@@ -94,6 +102,8 @@ class GenerationsState:
 
 @dataclass(frozen=True, slots=True)
 class LogsState:
+    """The logger, and what it has lost."""
+
     ready: bool
     lost: int
     starts: int
@@ -102,6 +112,8 @@ class LogsState:
 
 @dataclass(frozen=True, slots=True)
 class EffectsState:
+    """What is still to follow: until when a worker may take to end, and which jobs leave the ingress."""
+
     kills: dict[str, float]
     removing: set[str]
 
@@ -120,6 +132,8 @@ class ClientState:
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
+    """The control socket and its connections."""
+
     listener: int
     clients: list[ClientState]
     interrupts: int

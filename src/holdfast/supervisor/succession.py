@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 import holdfast
 from holdfast.errors import InternalError
 from holdfast.linux.channel import to_memfd
-from holdfast.linux.code import ingress_digest
 from holdfast.model.fleet_state import FleetState
 from holdfast.supervisor.commands import Commands
 from holdfast.supervisor.daemon import Read, Supervisor, jitter
@@ -160,6 +159,8 @@ def go_on(supervisor: Supervisor, commands: Commands, state: State, refused: str
         supervisor.reloads.not_upgraded(state.waiting, commands.asker, f"the new program could not go on: {refused}; the old one goes on")
     else:
         events.log("upgrade.done", f"from {state.before} to {version}; a reload follows")
+        from holdfast.linux.code import ingress_digest  # which parses sources: not before an upgrade
+
         supervisor.reloads.ingress_digest = ingress_digest()
         supervisor.reloads.restore(state.waiting, commands.asker, lambda asker: _of_upgrade(supervisor, asker, state.before))
     supervisor.family.reap()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.linux.channel import Channel, Packet, from_memfd
+from holdfast.linux.flags import flags
 from holdfast.model import loglines
 from holdfast.telemetry.logfiles import LogFiles
 
@@ -182,7 +183,7 @@ def main(arguments: Sequence[str]) -> int:
     """The process `logger`: `--channel FD --boot FD`."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    given = dict(zip(arguments[::2], map(int, arguments[1::2]), strict=True))
-    boot = json.loads(from_memfd(given["--boot"]))
-    Logger(Channel.from_fd(given["--channel"]), boot).run()
+    given = flags(arguments)
+    boot = json.loads(from_memfd(int(given["boot"])))
+    Logger(Channel.from_fd(int(given["channel"])), boot).run()
     return 0

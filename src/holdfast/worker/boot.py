@@ -75,6 +75,7 @@ class Boot:
     intake: Intake | None = None
     relay: Relay | None = None
     loop: Loop | None = None
+    leave_by_ns: int | None = None  # monotonic, of a life that is not to last
 
 
 def live(boot: Boot) -> NoReturn:
@@ -245,7 +246,7 @@ def _start_threads(boot: Boot) -> None:
     crew = Crew(shared, boot.wake)
     talk = SettingsTalk(boot.channel, boot.spec.settings_path, in_place)
     parts = (boot.spec, boot.channel, boot.source, shared, crew, pausing, talk, boot.wake, boot.board, boot.view)
-    boot.loop = Loop(LoopParts(*parts, relay=boot.relay))
+    boot.loop = Loop(LoopParts(*parts, relay=boot.relay, leave_by_ns=boot.leave_by_ns))
     if crew.size == 1:
         sys.setswitchinterval(_SWITCH_SECONDS)
     crew.start()

@@ -5,7 +5,6 @@ It imports the application itself, so it runs what the files hold now, not what 
 
 from __future__ import annotations
 
-import argparse
 import faulthandler
 import json
 import os
@@ -16,6 +15,7 @@ from typing import NoReturn
 import holdfast.process
 from holdfast.errors import AppError
 from holdfast.linux.channel import Channel, from_memfd
+from holdfast.linux.flags import flags
 from holdfast.linux.process import PR_SET_NAME, prctl
 from holdfast.model.spec import WorkerSpec
 from holdfast.telemetry import events
@@ -40,23 +40,18 @@ def execute(boot_fd: int, fds: Mapping[str, int]) -> NoReturn:
 
 def main(arguments: list[str]) -> NoReturn:
     """Be the worker."""
-    parser = argparse.ArgumentParser()
-    for name in ("channel", "boot", "spec"):
-        parser.add_argument(f"--{name}", type=int, required=True)
-    for name in _OPTIONAL:
-        parser.add_argument(f"--{name}", type=int)
-    given = parser.parse_args(arguments)
-    for fd in filter(None, (given.channel, given.board, given.data, given.stacks)):
-        os.set_inheritable(fd, False)
-    channel = Channel.from_fd(given.channel)
-    boot = json.loads(from_memfd(given.boot))
-    spec = WorkerSpec.from_json(json.loads(from_memfd(given.spec)))
+    given = {name: int(fd) for name, fd in flags(arguments).items()}
+    for name in given.keys() & {"channel", *_OPTIONAL}:
+        os.set_inheritable(given[name], False)
+    channel = Channel.from_fd(given["channel"])
+    boot = json.loads(from_memfd(given["boot"]))
+    spec = WorkerSpec.from_json(json.loads(from_memfd(given["spec"])))
     prctl(PR_SET_NAME, f"hf:{spec.id.partition('.')[0]}".encode()[:15])
     events.configure(job=spec.job, worker=spec.id)
     logs.bridge()
     faulthandler.enable(2)
-    if given.stacks is not None:
-        give_stacks(given.stacks)
+    if "stacks" in given:
+        give_stacks(given["stacks"])
     try:
         application = load(boot["app"], boot["directory"])
         if spec.cls not in application.classes:
@@ -65,4 +60,4 @@ def main(arguments: list[str]) -> NoReturn:
         say_failed(channel, error, 1)
         leave(1)
     cls = application.classes[spec.cls]
-    live(Boot(spec, cls, application.work_of(cls), channel, given.board, given.data))
+    live(Boot(spec, cls, application.work_of(cls), channel, given.get("board"), given.get("data")))

@@ -53,6 +53,7 @@ class LoopParts:
     board: BoardWriter
     view: memoryview
     relay: Relay | None = None
+    leave_by_ns: int | None = None
 
 
 class Loop:
@@ -71,7 +72,7 @@ class Loop:
         self._writing = False
         self._next_beat_ns = 0
         self._next_chores_ns = time.monotonic_ns() + _CHORES_EVERY_NS if parts.spec.first else _NEVER
-        self._leave_by_ns: int | None = None
+        self._leave_by_ns = parts.leave_by_ns
         self._commands: dict[str, Callable[[Packet, Sequence[int]], None]] = {
             "activate": lambda _packet, _fds: self._activate(),
             "drain": lambda _packet, _fds: self._drain(),
@@ -92,6 +93,7 @@ class Loop:
             for fd, event in self._epoll.poll(self._timeout()):
                 if fd in self._on:
                     self._on[fd](event)
+        self._epoll.close()
         return status
 
     # What comes in.

@@ -71,6 +71,8 @@ def read_tree(root: str) -> Tree:
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
+    """A folder that is still to be read."""
+
     path: str
     ancestors: frozenset[tuple[int, int]]  # device and inode, against links that lead upwards
     in_package: bool

@@ -6,8 +6,6 @@ zygote, forked in its turn and waiting on a channel of its own, for the case tha
 
 from __future__ import annotations
 
-import argparse
-import gc
 import importlib
 import json
 import os
@@ -20,7 +18,9 @@ from typing import Any, NoReturn
 from holdfast.errors import AppError, HoldfastError
 from holdfast.linux.autogroup import FULL, set_share
 from holdfast.linux.channel import Channel, Packet, from_memfd, to_memfd
+from holdfast.linux.flags import flags
 from holdfast.linux.fork import fork_away
+from holdfast.linux.pages import give_back_code
 from holdfast.linux.process import PR_SET_NAME, prctl
 from holdfast.model.spec import WorkerSpec
 from holdfast.telemetry import events
@@ -28,6 +28,7 @@ from holdfast.worker import logs
 from holdfast.worker.application import Application, load
 from holdfast.worker.boot import Boot, live
 from holdfast.worker.executed import execute
+from holdfast.worker.freezing import freeze
 from holdfast.worker.leftovers import leftovers, snapshot
 from holdfast.worker.offspring import become_clean, close_all, default_signals, give_stacks, leave
 from holdfast.worker.preload import preload, use
@@ -54,14 +55,11 @@ class Generation:
 
 def main(arguments: list[str]) -> NoReturn:
     """Load, then serve the channel; ends by os._exit alone, since what the import registered with atexit is every child's."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--channel", type=int, required=True)
-    parser.add_argument("--boot", type=int, required=True)
-    given = parser.parse_args(arguments)
+    given = flags(arguments)
     try:
-        channel = Channel.from_fd(given.channel)
-        os.set_inheritable(given.channel, False)
-        generation = _load(channel, json.loads(from_memfd(given.boot)))
+        channel = Channel.from_fd(int(given["channel"]))
+        os.set_inheritable(channel.fileno(), False)
+        generation = _load(channel, json.loads(from_memfd(int(given["boot"]))))
         while True:
             channel = _be_born(_serve(channel, generation), generation)
     except BaseException as error:
@@ -92,7 +90,7 @@ def _load(channel: Channel, boot: Mapping[str, Any]) -> Generation:
     sys.stdout.flush()
     sys.stderr.flush()
     default_signals()
-    _freeze()
+    freeze()
     say(channel, {"say": "loaded", "jobs": declarations, "default": application.default, "digest": application.digest})
     return Generation(boot, application, unforkable)
 
@@ -100,14 +98,10 @@ def _load(channel: Channel, boot: Mapping[str, Any]) -> Generation:
 def _use(generation: Generation, schemes: Sequence[str]) -> None:
     """The configuration is known: get ready to fork what it asks for."""
     use(schemes)
-    _freeze()
+    give_back_code()
+    freeze()
     if generation.boot.get("modest"):
         set_share(FULL, patience=1.0)
-
-
-def _freeze() -> None:
-    gc.collect()
-    gc.freeze()
 
 
 def _cannot_fork(found: Sequence[str]) -> AppError:

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+
+import pytest
+
+from holdfast.worker import rehearsal
+
+
+def test_messages_are_handled_and_nothing_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    handled = []
+    job = rehearsal._job
+
+    def watched(supervisor: object) -> type:
+        cls = job(supervisor)
+        handle = cls.handle
+        cls.handle = lambda self, message: handled.append(message) or handle(self, message)
+        return cls
+
+    monkeypatch.setattr(rehearsal, "_job", watched)
+    interval, environ, fds = sys.getswitchinterval(), dict(os.environ), os.listdir("/proc/self/fd")
+    tasks = os.listdir("/proc/self/task")
+    for store in ("", "sqlite://"):
+        rehearsal.rehearse(store)
+    gc.collect()
+    assert len(handled) == 2 * rehearsal._MESSAGES
+    assert (sys.getswitchinterval(), dict(os.environ), os.listdir("/proc/self/fd")) == (interval, environ, fds)
+    assert os.listdir("/proc/self/task") == tasks
+
+
+def test_it_ends_where_nothing_is_ever_handled(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """As with a library that makes threads out of something else."""
+    monkeypatch.setattr(rehearsal, "_PATIENCE", 0.05)
+    monkeypatch.setattr("holdfast.worker.threads.Crew.start", lambda self: None)
+    rehearsal.rehearse()
+    capfd.readouterr()
+
+
+def test_a_failure_is_told_and_does_no_harm(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    rehearsal.rehearse("mysql://nobody@nowhere.invalid/x")
+    assert "zygote.rehearsal" in capfd.readouterr().err
+
+
+FREEZE = """
+from holdfast.worker import freezing
+kept = [bytes(200 - 33) for _ in range(600)]
+del kept[::2]
+pages = {id(block) >> 12 for block in kept}
+freezing.freeze()
+fresh = [bytes(200 - 33) for _ in range(20)]
+print(len({id(block) >> 12 for block in fresh} & pages))
+"""
+
+
+def test_what_is_made_after_a_freeze_lies_in_pools_of_its_own() -> None:
+    assert subprocess.run([sys.executable, "-c", FREEZE], capture_output=True, text=True, check=True).stdout == "0\n"
