@@ -24,7 +24,7 @@ def test_messages_are_handled_and_nothing_stays(monkeypatch: pytest.MonkeyPatch)
     interval, environ, fds = sys.getswitchinterval(), dict(os.environ), os.listdir("/proc/self/fd")
     tasks = os.listdir("/proc/self/task")
     for store in ("", "sqlite://"):
-        rehearsal.rehearse(store)
+        rehearsal.rehearse(1, store)
     gc.collect()
     assert len(handled) == 2 * rehearsal._MESSAGES
     assert (sys.getswitchinterval(), dict(os.environ), os.listdir("/proc/self/fd")) == (interval, environ, fds)
@@ -35,12 +35,12 @@ def test_it_ends_where_nothing_is_ever_handled(monkeypatch: pytest.MonkeyPatch, 
     """As with a library that makes threads out of something else."""
     monkeypatch.setattr(rehearsal, "_PATIENCE", 0.05)
     monkeypatch.setattr("holdfast.worker.threads.Crew.start", lambda self: None)
-    rehearsal.rehearse()
-    capfd.readouterr()
+    rehearsal.rehearse(9)
+    assert capfd.readouterr().err.count("zygote.rehearsal") == 1
 
 
 def test_a_failure_is_told_and_does_no_harm(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    rehearsal.rehearse("mysql://nobody@nowhere.invalid/x")
+    rehearsal.rehearse(1, "mysql://nobody@nowhere.invalid/x")
     assert "zygote.rehearsal" in capfd.readouterr().err
 
 

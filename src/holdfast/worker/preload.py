@@ -40,8 +40,7 @@ def use(schemes: Iterable[str]) -> None:
         _warm_up_store()
     if "sqlalchemy" in sys.modules:  # an application that has imported it is going to use it
         _warm_up_core()
-    for _ in range(_REHEARSALS):
-        rehearse("sqlite://" if wanted & _STORES.keys() else "")
+    rehearse(_REHEARSALS, "sqlite://" if wanted & _STORES.keys() else "")
 
 
 def _import(module: str) -> None:

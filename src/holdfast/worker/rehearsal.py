@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from holdfast.errors import InternalError
 from holdfast.linux.channel import Channel
 from holdfast.model.delivery import Delivery, encode
 from holdfast.model.job import Job
@@ -32,11 +33,15 @@ _MESSAGES = 10
 _PATIENCE = 3.0  # seconds; whatever an application has done to threads, its zygote goes on
 
 
-def rehearse(store: str = "") -> None:
-    """Be a worker with this store for a few messages; leaves no thread, no descriptor and no setting behind, and never raises."""
+def rehearse(times: int, store: str = "") -> None:
+    """Be a worker with this store for a few messages, so often; leaves no thread, no descriptor and no setting behind, and never raises.
+
+    One that does not end well is the last: with threads that an application has changed, each would take all the time it is given.
+    """
     try:
-        with _as_before():
-            _rehearse(store)
+        for _ in range(times):
+            with _as_before():
+                _rehearse(store)
     except Exception as error:  # each worker will meet it too, and say so
         events.log("zygote.rehearsal", f"{reason_of(error)}\n{trace_of(error)}", level="warning")
 
@@ -57,7 +62,8 @@ def _rehearse(store: str) -> None:
                 if name == "store" and boot.store is not None:
                     boot.store.install("", lambda _db: None)
             assert boot.loop is not None
-            boot.loop.run()
+            if boot.loop.run() != 0:
+                raise InternalError(f"it was not over in {_PATIENCE:g} s")
         finally:
             _close(boot)
 
