@@ -40,6 +40,14 @@ def test_the_example_runs_by_configuration_alone(kind: str, tmp_path: Path, data
     ]
 
 
+def test_tables_may_take_as_long_as_a_start(tmp_path: Path, databases: Databases) -> None:
+    """An index on many rows takes longer than any message may."""
+    toml = f'[jobs.Fee]\nsource = "zmq+rep://127.0.0.1:{free_port()}"\nstore = "{databases.make("mariadb")}"\ntimeout = "6s"\n'
+    slow = FEE.read_text().replace("CREATE INDEX", "DO SLEEP(8); CREATE INDEX")
+    with DaemonProcess(tmp_path, slow, toml=toml) as daemon:
+        daemon.start()
+
+
 def check_of(tmp_path: Path, toml: str) -> Any:
     daemon = DaemonProcess(tmp_path, FEE.read_text(), toml=f'[jobs.Fee]\nsource = "zmq+rep://127.0.0.1:{free_port()}"\n{toml}')
     return daemon.run("check")

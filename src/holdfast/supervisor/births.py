@@ -101,6 +101,8 @@ class Births:
         *,
         former: bool = False,
     ) -> int:
+        if role == "prepare":  # tables and indexes take as long as a start may
+            options = dataclasses.replace(options, timeout=max(options.timeout, generation.options.start_timeout))
         spec = WorkerSpec(
             id=child_id,
             role=role,
