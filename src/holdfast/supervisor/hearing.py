@@ -76,6 +76,9 @@ class Hearing:
 
     def _on_spawned(self, _child: Child, packet: Packet, _text: str) -> None:
         self._supervisor.family.born(str(packet["id"]), int(packet["pid"]))
+        born = self._supervisor.family.members.get(str(packet["id"]))
+        if born is not None and born.facts.pop("ready", False):
+            self._supervisor.decide(model.Ready(born.id))
         self._supervisor.family.reap()
 
     def _on_spawn_failed(self, _child: Child, packet: Packet, _text: str) -> None:
@@ -150,7 +153,10 @@ class Hearing:
     # --- workers
 
     def _on_ready(self, child: Child, _packet: Packet, _text: str) -> None:
-        self._supervisor.decide(model.Ready(child.id))
+        if child.pid:
+            self._supervisor.decide(model.Ready(child.id))
+        else:  # it is heard of when its zygote has told who it is
+            child.facts["ready"] = True
 
     def _on_paused(self, child: Child, packet: Packet, _text: str) -> None:
         child.facts["paused"] = str(packet["reason"])

@@ -88,7 +88,7 @@ def _worker(worker: Worker, child: Child | None, one: board.Reading, totals: Tot
         "id": worker.id,
         "pid": pid,
         "role": "quarantine" if worker.quarantine else "worker",
-        "state": (worker.life if pid else Life.STARTING).name.lower(),  # it may say ready before the zygote has told its PID
+        "state": worker.life.name.lower(),
         "generation": worker.generation,
         "threads": 1 if worker.quarantine else job.options.threads or 1,
         "in_flight": _in_hand(one),

@@ -84,7 +84,7 @@ class Watch:
         if limits is None or not (limits.age_s or limits.max_rss):
             return
         rss = process.rss_bytes(child.pid)
-        child.fresh_rss = child.fresh_rss or rss  # it may have been active before its PID was told
+        child.fresh_rss = child.fresh_rss or rss
         reason = limits.reason(age, rss, child.fresh_rss)
         if reason:
             self._supervisor.decide(model.Replace(child.id, reason))
