@@ -45,7 +45,9 @@ def test_a_failure_is_told_and_does_no_harm(monkeypatch: pytest.MonkeyPatch, cap
 
 
 FREEZE = """
+import sys
 from holdfast.worker import freezing
+moved = [bytes(200 - 33) for _ in range(int(sys.argv[1]))]
 kept = [bytes(200 - 33) for _ in range(600)]
 del kept[::2]
 pages = {id(block) >> 12 for block in kept}
@@ -55,5 +57,8 @@ print(len({id(block) >> 12 for block in fresh} & pages))
 """
 
 
-def test_what_is_made_after_a_freeze_lies_in_pools_of_its_own() -> None:
-    assert subprocess.run([sys.executable, "-c", FREEZE], capture_output=True, text=True, check=True).stdout == "0\n"
+@pytest.mark.parametrize("moved", [0, 1])
+def test_what_is_made_after_a_freeze_lies_in_pools_of_its_own(moved: int) -> None:
+    """With one of the two a pool's first block is among the holes."""
+    words = [sys.executable, "-c", FREEZE, str(moved)]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "0\n"
