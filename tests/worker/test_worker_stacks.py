@@ -49,13 +49,17 @@ def rows_of(ward: Ward) -> list[stacks.Row]:
     return stacks.rows(text, ward.reading(), job="Fee", epoch=7, now_ns=time.monotonic_ns())
 
 
-def rows_with(ward: Ward, function: str) -> list[stacks.Row]:
-    """Asked again until the handler has got there, and the idle threads to where they wait."""
+def rows_with(ward: Ward, function: str, *, others: str = "") -> list[stacks.Row]:
+    """Asked again until the handler has got there, and every other thread to the function where it waits, if one is named.
+
+    Where the handler holds the interpreter none is: the others stay wherever they are.
+    """
 
     def found() -> list[stacks.Row] | None:
         rows = rows_of(ward)
         handlers = [{frame.function for frame in row.frames} for row in rows if row.doing]
-        return rows if any(function in names for names in handlers) and all(names & {function, "take"} for names in handlers) else None
+        arrived = not others or all(names & {function, others} for names in handlers)
+        return rows if arrived and any(function in names for names in handlers) else None
 
     return until(found, function)
 
@@ -65,7 +69,7 @@ def test_every_handler_thread_with_its_message(nursery: Nursery, spawn: str) -> 
     nursery.loaded("import standin_engine\n" + FEE)
     ward = nursery.spawn(threads=3, spawn=spawn).active()
     ward.deliver(b"block", first=0x2A)
-    rows = rows_with(ward, "do_block")
+    rows = rows_with(ward, "do_block", others="take")
     assert sorted((row.thread, row.doing) for row in rows) == [
         ("Fee-0", "handling 7-2a" if rows[0].since_s is not None else "idle"),
         ("Fee-1", "handling 7-2a" if rows[1].since_s is not None else "idle"),
