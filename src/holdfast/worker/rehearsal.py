@@ -30,7 +30,7 @@ from holdfast.worker.trace import reason_of, trace_of
 _LEFT_OUT = "specification"  # it would name this process, and let the fault points of a test strike here
 _NOWHERE = "/nonexistent"
 _MESSAGES = 10
-_PATIENCE = 3.0  # seconds; whatever an application has done to threads, its zygote goes on
+_PATIENCE = 5.0  # seconds; whatever an application has done to threads, its zygote goes on
 
 
 def rehearse(times: int, store: str = "") -> None:
